@@ -1,0 +1,5 @@
+"""What is asked: tasks, task sets, and the loaders and generators that make them."""
+
+from verigym.tasks.task import GeneratedTaskSet, Task, TaskSet
+
+__all__ = ["GeneratedTaskSet", "Task", "TaskSet"]

@@ -1,0 +1,60 @@
+"""The verifier contract and the table of registered verifiers."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.task import Task
+from verigym.verifiers.verdict import Submission, Verdict
+
+
+class Verifier(ABC):
+    """Judges submissions. Safe to call from any thread; bad model output is a verdict, never an exception."""
+
+    @abstractmethod
+    def verify(self, submission: Submission, task: Task) -> Verdict:
+        """The verdict on one submission to `task`. Raises VerifierInputError if the task itself cannot be judged."""
+
+    def verify_many(self, pairs: Sequence[tuple[Submission, Task]]) -> list[Verdict]:
+        """The verdicts in order. Pools and models override this; the default is a loop."""
+        return [self.verify(submission, task) for submission, task in pairs]
+
+    def close(self) -> None:
+        """Ends what `verify` waits for, from any thread, and frees what this verifier holds. Idempotent."""
+
+
+_REGISTRY: dict[str, str | Callable[..., Verifier]] = {}
+
+
+def register(name: str, factory: str | Callable[..., Verifier]) -> None:
+    """Makes `make(name)` call `factory`, a callable or "module:attribute" that is imported on first use."""
+    _REGISTRY[name] = factory
+
+
+def make(name: str, **options: Any) -> Verifier:
+    """The verifier registered as `name`. Raises UnknownNameError for a wrong name or option, with a suggestion."""
+    if name not in _REGISTRY:
+        raise UnknownNameError.of("verifier", name, _REGISTRY)
+    factory = _REGISTRY[name]
+    if isinstance(factory, str):
+        module, attribute = factory.split(":")
+        factory = getattr(import_module(module), attribute)
+    accepted = inspect.signature(factory).parameters
+    for option in options:
+        if option not in accepted:
+            raise UnknownNameError.of(f"option of verifier '{name}' named", option, accepted)
+    return factory(**options)
+
+
+def registered() -> list[str]:
+    """The names that `make` takes."""
+    return sorted(_REGISTRY)
+
+
+register("math", "verigym.verifiers.math:MathVerifier")
+register("exact", "verigym.verifiers.exact:ExactVerifier")
