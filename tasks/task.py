@@ -23,13 +23,21 @@ class Task:
 
     id: str
     prompt: str
-    target: Any
-    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    target: Any = field(hash=False)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a read-only mapping cannot be pickled or copied
+        return _make_task, (self.id, self.prompt, self.target, dict(self.metadata))
 
     def content_hash(self) -> str:
         """Hex SHA-256 of prompt and target: equal for equal questions, whatever their ids."""
         content = json.dumps([self.prompt, self.target], sort_keys=True, default=str, ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _make_task(task_id: str, prompt: str, target: Any, metadata: dict[str, Any]) -> Task:
+    return Task(task_id, prompt, target, MappingProxyType(metadata))
 
 
 class TaskSet(Sequence[Task]):
@@ -45,7 +53,9 @@ class TaskSet(Sequence[Task]):
         if len(self._index) != len(self._tasks):
             seen: set[str] = set()
             twice = next(task.id for task in self._tasks if task.id in seen or seen.add(task.id))  # type: ignore[func-returns-value]
-            raise TaskDataError(f"{name}/{split}: task id '{twice}' occurs twice; ids must be unique in a set")
+            raise TaskDataError(
+                f"{name}/{split}: task id '{twice}' occurs twice; ids must be unique in a set"
+            )
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -56,7 +66,9 @@ class TaskSet(Sequence[Task]):
     def __getitem__(self, index: slice) -> TaskSet: ...
     def __getitem__(self, index: int | slice) -> Task | TaskSet:
         if isinstance(index, slice):
-            return TaskSet([self[i] for i in range(*index.indices(len(self)))], name=self.name, split=self.split)
+            return TaskSet(
+                [self[i] for i in range(*index.indices(len(self)))], name=self.name, split=self.split
+            )
         return self._tasks[index]
 
     def __iter__(self) -> Iterator[Task]:
@@ -65,7 +77,9 @@ class TaskSet(Sequence[Task]):
     def get(self, task_id: str) -> Task:
         """The task with this id. Raises UnknownNameError."""
         if task_id not in self._index:
-            raise UnknownNameError.of(f"task in {self.name}/{self.split} with id", task_id, list(self._index)[:200])
+            raise UnknownNameError.of(
+                f"task in {self.name}/{self.split} with id", task_id, list(self._index)[:200]
+            )
         return self._tasks[self._index[task_id]]
 
     @cached_property
@@ -106,8 +120,11 @@ class GeneratedTaskSet(TaskSet):
 
     def get(self, task_id: str) -> Task:
         head, _, number = task_id.rpartition("/")
-        if head != self._prefix or not number.isascii() or not number.isdigit() or int(number) >= self._size:
-            raise UnknownNameError(
-                f"no task '{task_id}' in {self.name}/{self.split}; ids are {self._prefix}/0 to {self._prefix}/{self._size - 1}"
-            )
-        return self[int(number)]
+        # at most as many digits as the last index has: no conversion of a number of a million digits
+        well_formed = len(number) <= len(str(self._size)) and number.isascii() and number.isdigit()
+        if head == self._prefix and well_formed and int(number) < self._size and str(int(number)) == number:
+            return self[int(number)]
+        raise UnknownNameError(
+            f"no task '{task_id[:200]}' in {self.name}/{self.split}; "
+            f"ids are {self._prefix}/0 to {self._prefix}/{self._size - 1}"
+        )

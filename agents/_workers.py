@@ -1,0 +1,99 @@
+"""Threads for slow environments: a call that hangs is given up, and never blocks the others or the exit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A function running in a worker, or done: `result` or `error`."""
+
+    key: Any
+    function: Callable[[], Any]
+    started: float = 0.0
+    result: Any = None
+    error: Exception | None = None
+    ended: bool = False
+
+
+class Workers:
+    """Runs calls in daemon threads and hands back those that are done, or that outlast `timeout` seconds."""
+
+    def __init__(self, count: int, *, timeout: float) -> None:
+        self.timeout = timeout
+        self._count, self._threads = count, 0
+        self._waiting: SimpleQueue[Call | None] = SimpleQueue()
+        self._done: SimpleQueue[Call] = SimpleQueue()
+        self._open: dict[Any, Call] = {}
+        self._lock = threading.Lock()  # a call ends once: by its result, or by the time limit
+
+    @property
+    def running(self) -> int:
+        """Calls that were submitted and have not been handed back."""
+        return len(self._open)
+
+    def submit(self, key: Any, function: Callable[[], Any]) -> None:
+        """Queues a call; `key` names it, once at a time."""
+        call = Call(key, function)
+        self._open[key] = call
+        if self._threads < min(self._count, len(self._open)):
+            self._start_thread()
+        self._waiting.put(call)
+
+    def take(self, wait: float) -> list[Call]:
+        """The calls that ended, waiting up to `wait` seconds for the first; one that timed out has a TimeoutError."""
+        ended: list[Call] = []
+        try:
+            ended.append(self._done.get(timeout=wait) if wait > 0 else self._done.get_nowait())
+            while True:
+                ended.append(self._done.get_nowait())
+        except Empty:
+            pass
+        ended += self._overdue()
+        for call in ended:
+            self._open.pop(call.key, None)
+        return ended
+
+    def close(self) -> None:
+        """Lets the idle threads end; a thread in a hanging call ends with the process."""
+        for _ in range(self._threads):
+            self._waiting.put(None)
+        self._threads = 0
+
+    def _overdue(self) -> list[Call]:
+        now = time.monotonic()
+        late = []
+        for call in self._open.values():
+            with self._lock:
+                if not call.ended and call.started and now - call.started > self.timeout:
+                    call.ended, call.error = True, TimeoutError(f"no answer within {self.timeout:g} s")
+                    late.append(call)
+        for _ in late:
+            threading.Thread(target=self._work, daemon=True).start()  # in place of the one that hangs
+        return late
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, name="verigym-environment", daemon=True).start()
+
+    def _work(self) -> None:
+        while (call := self._waiting.get()) is not None:
+            call.started = time.monotonic()
+            result, error = None, None
+            try:
+                result = call.function()
+            except (
+                Exception
+            ) as raised:  # whatever an environment raises is its episode's infrastructure error
+                error = raised
+            with self._lock:
+                if call.ended:
+                    return  # given up, and replaced by another thread
+                call.ended, call.result, call.error = True, result, error
+            self._done.put(call)

@@ -1,0 +1,106 @@
+"""Who plays: anything that answers messages, and the local model that learns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from verigym.agents.chat import Chat
+from verigym.agents.engines.engine import Engine, Request, Sampling
+from verigym.agents.episode import derive_seed
+from verigym.tasks.errors import ConfigError, EngineError
+
+
+class Agent(ABC):
+    """Answers a conversation with the text of its next turn, in canonical syntax."""
+
+    @abstractmethod
+    def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The next turn."""
+
+
+class LocalAgent(Agent):
+    """A local model: its chat template, its rollout engine, and how it samples.
+
+    `act` renders the whole conversation anew, for whoever plays by hand; `agents.collect` appends turn by turn.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        engine: Engine,
+        *,
+        temperature: float = 1.0,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
+    ):
+        self.chat, self.engine = chat, engine
+        self.temperature, self.max_new_tokens, self.seed = temperature, max_new_tokens, seed
+        self._acts = 0
+
+    def sampling(self, max_new_tokens: int) -> Sampling:
+        """How a turn of at most this many tokens is drawn."""
+        stops = tuple(sorted(self.chat.stop_token_ids))
+        return Sampling(max_new_tokens, temperature=self.temperature, stop_token_ids=stops)
+
+    def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        ids = self.chat.prompt(messages, tools)
+        room = min(self.max_new_tokens, self.engine.max_context - len(ids))
+        if room < 1:
+            raise EngineError(
+                f"the conversation has {len(ids)} tokens; the model's context is {self.engine.max_context}"
+            )
+        self._acts += 1
+        request = Request(
+            -self._acts, -self._acts, ids, derive_seed(self.seed, self._acts), self.sampling(room)
+        )
+        (generation,) = self.engine.run([request])
+        self.engine.release(-self._acts)
+        return self.chat.canonical(generation.token_ids)
+
+
+def load_model(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> PreTrainedModel:
+    """A causal language model from a hub id or a folder. Raises ConfigError, in one line, if there is none."""
+    _require_checkpoint(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a model from '{path}': {_first_line(error)}") from error
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
+    """The tokenizer of a checkpoint, and the chat made from it. Raises ConfigError or TemplateError."""
+    _require_checkpoint(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        config = AutoConfig.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a tokenizer from '{path}': {_first_line(error)}") from error
+    eos = config.eos_token_id
+    try:
+        eos = GenerationConfig.from_pretrained(str(path)).eos_token_id or eos
+    except OSError:
+        pass  # a checkpoint need not have a generation config
+    stops = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    return tokenizer, Chat(tokenizer, stops)
+
+
+def _require_checkpoint(path: str | Path) -> None:
+    looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
+    if (looks_local or Path(path).exists()) and not (Path(path).expanduser() / "config.json").is_file():
+        raise ConfigError(
+            f"no model at '{path}': a checkpoint is a folder with a config.json, or a hub id (org/name)"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

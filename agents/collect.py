@@ -1,0 +1,358 @@
+"""Playing episodes: environments step in threads while the engine generates, token-exactly."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from verigym.agents._workers import Call, Workers
+from verigym.agents.agent import LocalAgent
+from verigym.agents.engines.engine import Generation, Request, StopReason
+from verigym.agents.episode import Episode, Plan, Turn, derive_seed
+from verigym.tasks.errors import ConfigError, RunInterrupted
+from verigym.verifiers.verdict import Outcome, Verdict
+
+Env = gym.Env[str, str]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment of a mixture: its id, its share of the tasks, its keyword arguments."""
+
+    id: str
+    """Gymnasium id, such as verigym/GSM8K-v0."""
+    weight: float = 1.0
+    """Share of the groups, relative to the other environments'."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of gym.make."""
+
+    def make(self) -> Env:
+        """A new environment."""
+        return gym.make(self.id, **self.kwargs)
+
+
+class EnvPool:
+    """Environments by spec, made when needed and used again after an episode."""
+
+    def __init__(self, specs: Sequence[EnvSpec]) -> None:
+        self.specs = list(specs)
+        self._free: list[list[Env]] = [[] for _ in self.specs]
+        self._lock = threading.Lock()
+
+    def acquire(self, index: int) -> Env:
+        """A free environment of spec `index`; made anew if there is none."""
+        with self._lock:
+            if self._free[index]:
+                return self._free[index].pop()
+        return self.specs[index].make()
+
+    def give_back(self, index: int, env: Env) -> None:
+        with self._lock:
+            self._free[index].append(env)
+
+    def close(self) -> None:
+        """Closes the free environments."""
+        with self._lock:
+            free = [env for envs in self._free for env in envs]
+            self._free = [[] for _ in self.specs]
+        for env in free:
+            env.close()
+
+
+class _Live:
+    """An episode that is being played: it turns what the environment says into requests, and back."""
+
+    def __init__(self, index: int, plan: Plan, env_id: str, agent: LocalAgent) -> None:
+        self.index, self.plan, self.env_id, self.agent = index, plan, env_id, agent
+        self.request_id = 0
+        self.env: Env | None = None
+        self.ids: list[int] = []
+        self.mask: list[bool] = []
+        self.logprobs: list[float] = []
+        self.versions: list[int] = []
+        self.turns: list[Turn] = []
+        self.messages: list[dict[str, Any]] = []
+        self.tools: Sequence[dict[str, Any]] = ()
+        self.generation: Generation | None = None
+
+    def begin(self, env: Env, observation: str, info: Mapping[str, Any]) -> None:
+        self.env = env
+        self.messages = list(info.get("messages") or [{"role": "user", "content": observation}])
+        self.tools = info.get("tools") or ()
+        self._feed(self.agent.chat.prompt(self.messages, self.tools))
+
+    def request(self) -> Request | None:
+        """The next turn's request; None if the conversation fills the model's context."""
+        room = self.agent.engine.max_context - len(self.ids)
+        left = getattr(self.env.unwrapped, "tokens_left", lambda: None)() if self.env else None
+        limit = min(room, self.agent.max_new_tokens if left is None else left)
+        if limit < 1:
+            return None
+        seed = derive_seed(self.plan.sampling_seed, len(self.turns))
+        return Request(self.request_id, self.request_id, self.ids, seed, self.agent.sampling(limit))
+
+    def absorb(self, generation: Generation) -> Callable[[], Any]:
+        """Takes the sampled tokens; returns the environment's step on them."""
+        self.generation = generation
+        self.ids += generation.token_ids
+        self.mask += [True] * len(generation.token_ids)
+        self.logprobs += generation.logprobs
+        self.versions += generation.versions
+        action = self.agent.chat.canonical(generation.token_ids)
+        self.messages.append({"role": "assistant", "content": action})
+        env, tokens, cut = self.env, len(generation.token_ids), generation.stop_reason is StopReason.LENGTH
+        assert env is not None
+
+        def step() -> Any:
+            if hasattr(env.unwrapped, "announce"):
+                env.unwrapped.announce(tokens, cut=cut)
+            return env.step(action)
+
+        return step
+
+    def answered(self, observation: str, reward: float, info: Mapping[str, Any], ended: bool) -> None:
+        """Records the turn's reward and, if the episode goes on, feeds what the environment said."""
+        assert self.generation is not None
+        end = len(self.ids)
+        start = end - len(self.generation.token_ids)
+        self.turns.append(Turn(start, end, float(reward), self.generation.stop_reason.value))
+        new = list(info.get("messages") or ([{"role": "user", "content": observation}] if not ended else []))
+        self.messages += new
+        if not ended:
+            self._feed(self.agent.chat.suffix(new, self.ids[-1]))
+
+    def episode(self, verdict: Verdict, *, terminated: bool, truncated: bool) -> Episode:
+        return Episode(
+            env_id=self.env_id,
+            task_id=self.plan.task_id,
+            group_id=self.plan.group_id,
+            seed=self.plan.seed,
+            token_ids=np.array(self.ids, np.int64),
+            mask=np.array(self.mask, np.bool_),
+            logprobs=np.array(self.logprobs, np.float32),
+            versions=np.array(self.versions, np.int64),
+            turns=tuple(self.turns),
+            messages=tuple(self.messages),
+            terminated=terminated,
+            truncated=truncated,
+            verdict=verdict,
+        )
+
+    def _feed(self, ids: list[int]) -> None:
+        self.ids += ids
+        self.mask += [False] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+        self.versions += [-1] * len(ids)
+
+
+class Collector:
+    """Plays planned episodes with an agent.
+
+    Overlapped (the default): whoever is ready goes on; the make-up of batches, and so the last digits of
+    log-probabilities, vary from run to run. `deterministic` (lockstep): rounds of generation and of environment
+    steps in the order of the plans; the same plans give the same bits.
+
+    An environment that raises, or does not answer within `env_timeout` seconds, loses its own episode, which ends
+    with an INFRA_ERROR. Raises RunInterrupted when `interrupted()` turns true.
+    """
+
+    def __init__(
+        self,
+        agent: LocalAgent,
+        envs: Sequence[EnvSpec],
+        *,
+        deterministic: bool = False,
+        concurrency: int = 256,
+        env_timeout: float = 300.0,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.agent, self.pool = agent, EnvPool(envs)
+        self.deterministic, self.concurrency, self.interrupted = deterministic, concurrency, interrupted
+        self.workers = Workers(min(concurrency, 64), timeout=env_timeout)
+        self._ids = 0
+        self.progress = (0, 0)
+
+    def waiting(self) -> dict[str, int]:
+        """What running episodes wait for: the engine's tokens or an environment's answer."""
+        return {"engine": self.agent.engine.pending, "environment": self.workers.running}
+
+    def collect(self, plans: Sequence[Plan], on_progress: Callable[[], None] = lambda: None) -> list[Episode]:
+        """The episodes, in the order of the plans."""
+        run = _Collection(self, plans, on_progress)
+        try:
+            return run.lockstep() if self.deterministic else run.overlapped()
+        except BaseException:
+            run.abandon()
+            raise
+
+    def close(self) -> None:
+        """Closes the environments and lets the threads end."""
+        self.pool.close()
+        self.workers.close()
+
+    def next_id(self) -> int:
+        self._ids += 1
+        return self._ids
+
+
+class _Collection:
+    """One call of `Collector.collect`."""
+
+    def __init__(self, owner: Collector, plans: Sequence[Plan], on_progress: Callable[[], None]) -> None:
+        self.owner, self.engine, self.on_progress = owner, owner.agent.engine, on_progress
+        specs = owner.pool.specs
+        self.lives = [_Live(index, plan, specs[plan.env].id, owner.agent) for index, plan in enumerate(plans)]
+        self.episodes: dict[int, Episode] = {}
+        self.running: dict[int, _Live] = {}  # by request id
+
+    def overlapped(self) -> list[Episode]:
+        queue = list(reversed(self.lives))
+        while len(self.episodes) < len(self.lives):
+            self._check()
+            while queue and len(self.lives) - len(queue) - len(self.episodes) < self.owner.concurrency:
+                self._reset(queue.pop())
+            for call in self.owner.workers.take(0.0 if self.engine.pending else 0.1):
+                self._go_on(call)
+            for generation in self.engine.step() if self.engine.pending else ():
+                self._step(generation)
+        return [self.episodes[index] for index in range(len(self.lives))]
+
+    def lockstep(self) -> list[Episode]:
+        for start in range(0, len(self.lives), self.owner.concurrency):
+            wave = self.lives[start : start + self.owner.concurrency]
+            for live in wave:
+                self._reset(live)
+            while self._answers():
+                requests = [live.request_id for live in wave if live.index not in self.episodes]
+                order = {request_id: index for index, request_id in enumerate(requests)}
+                finished: list[Generation] = []
+                while self.engine.pending:
+                    self._check()
+                    finished += self.engine.step()
+                for generation in sorted(finished, key=lambda generation: order[generation.id]):
+                    self._step(generation)
+        return [self.episodes[index] for index in range(len(self.lives))]
+
+    def _answers(self) -> bool:
+        """Waits for every environment, goes on in the order of the plans; whether any episode asks for tokens."""
+        calls: list[Call] = []
+        while self.owner.workers.running:
+            self._check()
+            calls += self.owner.workers.take(0.1)
+        for call in sorted(calls, key=lambda call: call.key.index):
+            self._go_on(call)
+        return self.engine.pending > 0
+
+    def abandon(self) -> None:
+        """Drops everything that runs: requests, cached keys and values, environments."""
+        for request_id, live in self.running.items():
+            self.engine.cancel(request_id)
+            self.engine.release(request_id)
+            if live.env is not None and live.index not in self.episodes:
+                _close_in_background(live.env)
+
+    def _check(self) -> None:
+        if self.owner.interrupted():
+            raise RunInterrupted("interrupted while collecting episodes")
+
+    def _reset(self, live: _Live) -> None:
+        plan = live.plan
+
+        def reset() -> Any:
+            env = live.env = self.owner.pool.acquire(plan.env)
+            options = {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
+            return env, *env.reset(seed=plan.seed, options=options)
+
+        live.request_id = self.owner.next_id()
+        self.running[live.request_id] = live
+        self.owner.workers.submit(live, reset)
+
+    def _go_on(self, call: Call) -> None:
+        """Takes an environment's answer: the next request, or the end of the episode."""
+        live: _Live = call.key
+        if call.error is not None:
+            self._fail(live, call.error)
+            return
+        if live.generation is None:
+            live.begin(*call.result)
+        else:
+            observation, reward, terminated, truncated, info = call.result
+            live.answered(observation, reward, info, terminated or truncated)
+            if terminated or truncated:
+                verdict = info.get("verdict") or _verdict_of(sum(turn.reward for turn in live.turns))
+                self._end(live, live.episode(verdict, terminated=terminated, truncated=truncated))
+                return
+        request = live.request()
+        if request is not None:
+            self.engine.submit(request)
+            return
+        reason = (
+            f"the conversation fills the budget or the model's context of {self.engine.max_context} tokens"
+        )
+        self._end(
+            live, live.episode(Verdict(0.0, Outcome.UNPARSEABLE, reason), terminated=False, truncated=True)
+        )
+
+    def _step(self, generation: Generation) -> None:
+        live = self.running[generation.id]
+        self.owner.workers.submit(live, live.absorb(generation))
+
+    def _fail(self, live: _Live, error: Exception) -> None:
+        """The environment broke: its episode is unscorable, and it is not used again."""
+        if live.env is not None:
+            _close_in_background(live.env)
+            live.env = None
+        verdict = Verdict.infra_error(f"environment {live.env_id} failed: {type(error).__name__}: {error}")
+        self._end(live, live.episode(verdict, terminated=False, truncated=True))
+
+    def _end(self, live: _Live, episode: Episode) -> None:
+        self.episodes[live.index] = episode
+        self.engine.release(live.request_id)
+        del self.running[live.request_id]
+        if live.env is not None:
+            self.owner.pool.give_back(live.plan.env, live.env)
+            live.env = None
+        self.owner.progress = (len(self.episodes), len(self.lives))
+        self.on_progress()
+
+
+def demonstrations(agent: LocalAgent, specs: Sequence[EnvSpec], plans: Sequence[Plan]) -> list[Episode]:
+    """Episodes in which an environment's own demonstrations are played (`TextEnv.demonstration`)."""
+    envs = [spec.make() for spec in specs]
+    episodes = []
+    for index, plan in enumerate(plans):
+        env = envs[plan.env]
+        live = _Live(index, plan, specs[plan.env].id, agent)
+        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
+        rng = np.random.default_rng(plan.sampling_seed)
+        for action in env.unwrapped.demonstration(rng):  # type: ignore[attr-defined]
+            ids = tuple(agent.chat.turn(action))
+            step = live.absorb(Generation(0, ids, (0.0,) * len(ids), (0,) * len(ids), StopReason.STOP))
+            observation, reward, terminated, truncated, info = step()
+            live.answered(observation, reward, info, terminated or truncated)
+            if terminated or truncated:
+                break
+        else:
+            raise ConfigError(
+                f"the demonstration of {plan.task_id} in {specs[plan.env].id} does not end the task"
+            )
+        episodes.append(live.episode(info["verdict"], terminated=terminated, truncated=truncated))
+    for env in envs:
+        env.close()
+    return episodes
+
+
+def _verdict_of(total: float) -> Verdict:
+    """The verdict on an environment that gives rewards and no verdict."""
+    outcome = Outcome.CORRECT if total > 0 else Outcome.WRONG
+    return Verdict(total, outcome, f"the environment's rewards sum to {total:g}")
+
+
+def _close_in_background(env: Env) -> None:
+    """Closing ends what a hanging step waits for, and may itself take long."""
+    threading.Thread(target=env.close, name="verigym-close", daemon=True).start()

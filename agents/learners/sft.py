@@ -1,0 +1,48 @@
+"""Supervised fine-tuning on demonstrations: the mean negative log-likelihood of the policy's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from verigym.agents.attention import IMPLEMENTATION, require_full_attention
+from verigym.agents.episode import Episode
+from verigym.agents.learners.batch import Sequences, check_packing, packed_logits
+from verigym.agents.learners.losses import token_logprobs
+from verigym.agents.learners.optimizer import Optimizer
+
+
+class SFT:
+    """The learner of a warm start. Trains `model` in place."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        lr: float = 1e-3,
+        tokens_per_forward: int = 8192,
+        autocast: torch.dtype | None = None,
+    ):
+        require_full_attention(model.config)
+        model.set_attn_implementation(IMPLEMENTATION)
+        check_packing(model.eval(), model.config.get_text_config().vocab_size, model.device)
+        self.model, self.tokens_per_forward, self.autocast = model, tokens_per_forward, autocast
+        self.optimizer = Optimizer(model, lr)
+
+    def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """One optimizer step on the tokens that the mask marks; `loss` is in nats per token."""
+        tokens = sum(episode.num_policy_tokens for episode in episodes)
+        zeros = [np.zeros(episode.num_policy_tokens, np.float32) for episode in episodes]
+        batch, total = Sequences(episodes, zeros, len(episodes), tokens), 0.0
+        for micro in batch.micro_batches(self.tokens_per_forward, self.model.device):
+            with torch.autocast(
+                self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None
+            ):
+                logits = packed_logits(self.model, micro)
+            loss = -token_logprobs(logits, micro.targets, 1.0).sum() / tokens
+            loss.backward()
+            total += float(loss.detach())
+        return {"loss": total, "tokens": float(tokens), **self.optimizer.step()}

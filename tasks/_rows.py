@@ -1,0 +1,226 @@
+"""Reads the rows of a data set from the hub, a file or a folder, and says where a bad row is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verigym.tasks.errors import TaskDataError, UnknownNameError
+from verigym.tasks.task import Task, TaskSet
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev"})
+_FORMATS = "JSONL (.jsonl), gzipped JSONL (.jsonl.gz) or Parquet (.parquet)"
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What a data set's module declares: its name, its home on the hub, and how a row becomes a task."""
+
+    name: str
+    splits: tuple[str, ...]
+    hub_id: str
+    hub_config: str | None
+    to_task: Callable[[Row, str], Task]  # (row, id for a row that has none)
+
+    def load(self, split: str, source: str | os.PathLike[str] | None) -> TaskSet:
+        """The tasks of `split`. Raises UnknownNameError for the split, TaskDataError for the data."""
+        if split not in self.splits:
+            raise UnknownNameError.of(f"split of '{self.name}' named", str(split), self.splits)
+        rows = self._rows(split, self.hub_id if source is None else os.fspath(source))
+        tasks = [self.to_task(row, f"{self.name}-{split}-{index}") for index, row in enumerate(rows)]
+        if not tasks:
+            raise TaskDataError(
+                f"{self.name}/{split}: {source or self.hub_id} holds no rows; give another source"
+            )
+        return TaskSet(tasks, name=self.name, split=split)
+
+    def _rows(self, split: str, source: str) -> Iterator[Row]:
+        if not is_path(source):
+            return read_hub(source, self.hub_config, split)
+        path = Path(source).expanduser()
+        if not source or not path.exists():
+            raise TaskDataError(
+                f"{self.name}/{split}: no file or folder '{source}'; check the path given as source"
+            )
+        files = find_files(path, self, split) if path.is_dir() else [path]
+        return (row for file in files for row in read_file(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source: its fields, and the file (or hub id) and 1-based row number for error messages."""
+
+    values: Mapping[str, Any]
+    file: str
+    number: int
+
+    def text(self, field: str) -> str:
+        """The text in `field`. Raises TaskDataError if it is missing, not text or empty."""
+        value = self.values.get(field)
+        if isinstance(value, str) and value.strip() and is_unicode(value):
+            return value
+        if field not in self.values:
+            problem = "is missing"
+        elif not isinstance(value, str):
+            problem = f"must be text, not {'null' if value is None else type(value).__name__}"
+        else:
+            problem = "is not Unicode" if value.strip() else "is empty"
+        found = ", ".join(map(str, self.values)) or "none"
+        raise self.error(f"the field '{field}' {problem} (fields found: {found})")
+
+    def id(self, *fields: str, default: str) -> str:
+        """The first of `fields` that is there, as text; a whole number becomes its digits.
+
+        Raises TaskDataError for anything else in it.
+        """
+        for field in fields:
+            value = self.values.get(field)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return str(value)
+            if value is not None:
+                return self.text(field)
+        return default
+
+    def error(self, problem: str) -> TaskDataError:
+        """A TaskDataError that says where, what, and what to do."""
+        return TaskDataError(
+            f"{self.file}: row {self.number}: {problem}; correct the row or give another source"
+        )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be encoded: JSON can spell half of a surrogate pair, which no tokenizer takes."""
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
+
+
+def is_path(source: str) -> bool:
+    """Whether `source` names a file or folder rather than a hub id ("org/name")."""
+    if source.startswith((".", "/", "~")) or source.endswith(SUFFIXES) or source.count("/") != 1:
+        return True
+    return Path(source).exists()
+
+
+def find_files(folder: Path, data_set: DataSet, split: str) -> list[Path]:
+    """The files of `split` by the rule of `tasks.load`. Raises TaskDataError for none, or two formats."""
+    seen: list[Path] = []
+    places = [folder, folder / "data", *([folder / data_set.hub_config] if data_set.hub_config else [])]
+    for place in places:
+        if not place.is_dir():
+            continue
+        files = sorted(file for file in place.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+        seen += files
+        named = [file for file in files if split in _words(file)]
+        if not named and len(data_set.splits) == 1 and not any(_words(file) & _SPLIT_WORDS for file in files):
+            named = files
+        if named:
+            return _refuse_doubles(named)
+    found = ", ".join(str(file.relative_to(folder)) for file in seen[:10]) or "none"
+    raise TaskDataError(
+        f"{folder}: no data file for the split '{split}' of {data_set.name} (data files seen: {found}); "
+        f"put '{split}' in a file's name, or give the file itself as source; formats: {_FORMATS}"
+    )
+
+
+def _words(file: Path) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", file.name.lower()))
+
+
+def _refuse_doubles(files: list[Path]) -> list[Path]:
+    """`files`, unless they look like one split in two formats, which would be read twice."""
+    stems = [file.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet") for file in files]
+    parquet = [file.suffix == ".parquet" for file in files]
+    if len(set(stems)) < len(stems) or any(parquet) != all(parquet):
+        names = ", ".join(file.name for file in files)
+        raise TaskDataError(
+            f"{files[0].parent}: the same split in two formats ({names}); give one file as source"
+        )
+    return files
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """The rows of one data file. Raises TaskDataError for an unknown suffix or an unreadable file."""
+    if path.name.endswith(".parquet"):
+        return _read_parquet(path)
+    if path.name.endswith(SUFFIXES):
+        return _read_jsonl(path)
+    raise TaskDataError(f"{path}: not a data file by its name; data files are {_FORMATS}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    # The standard parser, not a columnar one: it keeps each value's own type and tells the line of an error.
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                line = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
+                if line:
+                    yield Row(_parse_line(line, path, number), str(path), number)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TaskDataError(f"{path}: cannot be read ({_one_line(error)}); fetch the file again") from error
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise TaskDataError(
+            f"{path}:{number}: row {number} is not JSON in UTF-8 ({_one_line(error)}); correct or remove it"
+        ) from error
+    if not isinstance(values, dict):
+        raise TaskDataError(
+            f"{path}:{number}: row {number} must be a JSON object, not {type(values).__name__}"
+        )
+    return values
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise TaskDataError(
+            f"{path}: cannot be read as Parquet ({_one_line(error)}); fetch the file again"
+        ) from error
+    return _number(rows, str(path))
+
+
+def read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Row]:
+    """The rows of a hub data set. Raises TaskDataError if it cannot be had."""
+    import datasets
+
+    try:
+        rows = _load_hub(datasets.load_dataset, hub_id, config, split).to_list()
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise TaskDataError(
+            f"cannot load '{hub_id}' (split {split}) from the hub ({_one_line(error)}); "
+            "give source=PATH of a local file or folder"
+        ) from error
+    return _number(rows, hub_id)
+
+
+def _load_hub(load_dataset: Callable[..., Any], hub_id: str, config: str | None, split: str) -> Any:
+    try:
+        return load_dataset(hub_id, config, split=split)
+    except ValueError:
+        # a mirror of the set may well have no configuration of the original's name
+        if config is None:
+            raise
+        return load_dataset(hub_id, split=split)
+
+
+def _number(rows: Sequence[Mapping[str, Any]], file: str) -> Iterator[Row]:
+    return (Row(values, file, number) for number, values in enumerate(rows, start=1))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

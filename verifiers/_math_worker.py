@@ -1,0 +1,177 @@
+r"""The worker process of the math verifier: reads pairs of LaTeX expressions, says whether they are equal.
+
+Run as a file with `python -I`; imports nothing of the package. Frames on stdin and stdout are a 4-byte
+length and JSON: {"gold", "answer"} in, {"equal"} or {"failed"} out. Nothing here evaluates text as Python:
+LaTeX goes through a grammar. The time limit is the parent's; the limits set here are the second line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+from functools import lru_cache
+from typing import Any
+
+MEMORY_BYTES = 1 << 30
+CPU_SECONDS = 4
+IDLE_CHECK_SECONDS = 2.0
+
+# a decimal stands for a number within 5e-7 and within a millionth of it; exact numbers agree to 25 digits
+ABSOLUTE, RELATIVE, EXACT = 5e-7, 1e-6, 1e-25
+
+
+def read_frame(descriptor: int, parent: int) -> dict[str, Any] | None:
+    """The next request; None at the end of the stream or when the parent is gone."""
+    while not select.select([descriptor], [], [], IDLE_CHECK_SECONDS)[0]:
+        if os.getppid() != parent:  # a forked sibling may hold our pipe open after the parent's death
+            return None
+    header = _read_exactly(descriptor, 4)
+    body = _read_exactly(descriptor, struct.unpack(">I", header)[0]) if header else None
+    return json.loads(body) if body else None
+
+
+def _read_exactly(descriptor: int, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(descriptor, size - len(data))
+        if not chunk:
+            return None
+        data += chunk
+    return data
+
+
+def write_frame(descriptor: int, message: dict[str, Any]) -> None:
+    body = json.dumps(message).encode()
+    frame = struct.pack(">I", len(body)) + body
+    while frame:
+        frame = frame[os.write(descriptor, frame) :]
+
+
+def die_with_parent(descriptor: int, busy: bool) -> None:
+    """While busy, the closing of our stdin (the parent's death) kills us by SIGIO, even inside C code."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    flag = getattr(os, "O_ASYNC", 0)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | flag if busy else flags & ~flag)
+
+
+def limit_cpu_time() -> None:
+    """Whole seconds from now, should the parent's own clock fail us."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(usage.ru_utime + usage.ru_stime) + CPU_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def load_grader() -> Any:
+    """The function (gold, answer) -> bool, with math-verify imported and its numeric comparison replaced."""
+    import sympy
+    from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
+        NormalizationConfig,
+        latex2sympy,
+        normalize_latex,
+    )
+    from math_verify import grader
+
+    logging.disable(logging.CRITICAL)
+    matrices = (sympy.MatrixBase, sympy.MatrixExpr)
+    original, original_symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
+    style = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+
+    def numeric_eq(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+        # math-verify compares to six places after the point, and so takes 0 for 1e-7
+        if isinstance(a, matrices) or isinstance(b, matrices):
+            return bool(original(a, b, float_rounding, numeric_precision))
+        try:
+            if a.free_symbols or b.free_symbols:
+                return False
+            return close(a.doit(), b.doit())
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
+            return False
+
+    def close(a: Any, b: Any) -> bool:
+        decimal = a.has(sympy.Float) or b.has(sympy.Float)
+        if a.is_Rational and b.is_Rational:
+            return bool(a == b)
+        difference, size = abs((a - b).evalf(30)), abs(a.evalf(30))
+        if not (difference.is_Float or difference.is_Integer or difference.is_Rational) or not size.is_finite:
+            return False
+        if decimal:
+            return bool(difference <= ABSOLUTE and difference <= RELATIVE * size)
+        return bool(difference <= EXACT * max(size, EXACT))
+
+    def symbolic_eq(a: Any, b: Any) -> bool:
+        # a point where the two differ is proof, and far cheaper than `simplify`
+        return not differ(a, b) and bool(original_symbolic(a, b))
+
+    def differ(a: Any, b: Any) -> bool:
+        try:
+            symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+            point = {symbol: sympy.Rational(37 + 14 * i, 29) for i, symbol in enumerate(symbols)}
+            left, right = a.subs(point).evalf(20), b.subs(point).evalf(20)
+            if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
+                return False
+            return bool(abs(left - right) > 1e-9 * max(abs(left), abs(right)))
+        except (AttributeError, TypeError, ValueError, ArithmeticError):
+            return False
+
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_eq, symbolic_eq
+
+    @lru_cache(maxsize=512)
+    def parse(text: str) -> Any:
+        latex = normalize_latex(text, config=style)
+        is_real = not grader.should_treat_as_complex(latex)
+        return latex2sympy(latex, is_real=is_real, convert_degrees=False, normalization_config=None)
+
+    def equal(gold: str, answer: str) -> bool:
+        expected, given = parse(gold), parse(answer)
+        if hasattr(given, "has") and given.has(sympy.nan, sympy.zoo):
+            return False
+        return bool(
+            grader.verify(expected, given, timeout_seconds=None, strict=True, allow_set_relation_comp=True)
+        )
+
+    return equal
+
+
+def answer_request(equal: Any, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"equal": equal(request["gold"], request["answer"])}
+    except MemoryError:
+        return {"failed": "memory"}
+    except (
+        Exception
+    ) as error:  # the grammar and sympy raise whatever they like on text that is no mathematics
+        return {"failed": "memory" if "MemoryError" in repr(error) else "unreadable"}
+
+
+def main() -> None:
+    parent = os.getppid()
+    requests, replies = 0, os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not break the frames
+    sys.path.extend(sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    equal = load_grader()
+    with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    write_frame(replies, {"ready": True})
+    while request := read_frame(requests, parent):
+        limit_cpu_time()
+        die_with_parent(requests, busy=True)
+        reply = answer_request(equal, request)
+        die_with_parent(requests, busy=False)
+        write_frame(replies, reply)
+
+
+if __name__ == "__main__":
+    main()

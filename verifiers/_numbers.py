@@ -1,0 +1,95 @@
+r"""Plain numbers, read exactly: whole, decimal (repeating too), fractions, mixed, scientific notation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+# a decimal stands for a number within 5e-7 and within a millionth of it
+ABSOLUTE, RELATIVE = Fraction(5, 10**7), Fraction(1, 10**6)
+FLOAT_RELATIVE = Fraction(1, 10**12)
+
+_DECIMAL = r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?"
+_NUMBER = re.compile(
+    rf"""(?P<sign>[+-]?)\s*(?:
+        (?P<whole>\d+)\s*\\frac\s*\{{\s*(?P<mixed_top>\d+)\s*\}}\s*\{{\s*(?P<mixed_bottom>\d+)\s*\}}
+      | (?P<spaced>\d+)\s+(?P<spaced_top>\d+)\s*/\s*(?P<spaced_bottom>\d+)
+      | \\frac\s*\{{\s*(?P<top>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<bottom>-?{_DECIMAL})\s*\}}
+      | (?P<left>{_DECIMAL})\s*/\s*(?P<right>-?{_DECIMAL})
+      | (?P<mantissa>{_DECIMAL})\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*
+        (?:\{{\s*(?P<braced>[+-]?\d{{1,3}})\s*\}}|(?P<power>\d))
+      | (?P<start>\d*\.\d*)\\overline\s*\{{\s*(?P<period>\d+)\s*\}}
+      | (?P<decimal>{_DECIMAL})
+    )""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An exact value, and whether it was written with a decimal point (and so may be rounded)."""
+
+    value: Fraction
+    is_decimal: bool
+
+
+@lru_cache(maxsize=8192)
+def exact_number(text: str) -> Number | None:
+    """The number that the whole of a tidied `text` is; None if it is anything else."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        value = _value(match)
+    except (ZeroDivisionError, ValueError):
+        return None
+    if value is None:
+        return None
+    is_decimal = match["period"] is None and ("." in text or "e" in text.lower().replace("\\times", ""))
+    return Number(-value if match["sign"] == "-" else value, is_decimal)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if match["decimal"]:
+        return Fraction(match["decimal"])
+    if match["period"]:
+        places = len(match["start"].partition(".")[2])
+        repeated = Fraction(int(match["period"]), 10 ** len(match["period"]) - 1)
+        return Fraction(f"0{match['start']}0") + repeated / 10**places
+    if match["top"]:
+        return Fraction(match["top"]) / Fraction(match["bottom"])
+    if match["left"]:
+        return Fraction(match["left"]) / Fraction(match["right"])
+    if match["mantissa"]:
+        exponent = int(match["braced"] or match["power"])
+        return Fraction(match["mantissa"]) * (
+            Fraction(10**exponent) if exponent >= 0 else Fraction(1, 10**-exponent)
+        )
+    whole = match["whole"] or match["spaced"]
+    part = Fraction(
+        int(match["mixed_top"] or match["spaced_top"]), int(match["mixed_bottom"] or match["spaced_bottom"])
+    )
+    return int(whole) + part if part < 1 else None  # 2\frac{3}{2} is a product, and rare: leave it to sympy
+
+
+def is_reduced(text: str) -> bool:
+    """Whether `text` is a finished number: a whole number, a decimal or a fraction in lowest terms."""
+    number = exact_number(text)
+    if number is None:
+        return False
+    digits = [int(part) for part in re.findall(r"\d+", text)]
+    return number.is_decimal or len(digits) == 1 or number.value.denominator == digits[-1]
+
+
+def close(gold: Number, answer: Number, *, gold_is_float: bool = False) -> bool:
+    """Whether `answer` is `gold`: exactly, or, where either is a decimal, within the declared rounding."""
+    difference = abs(gold.value - answer.value)
+    if difference == 0:
+        return True
+    if not (gold.is_decimal or answer.is_decimal or gold_is_float):
+        return False
+    if gold_is_float and difference <= FLOAT_RELATIVE * abs(gold.value):
+        return True
+    return difference <= ABSOLUTE
