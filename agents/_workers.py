@@ -88,9 +88,7 @@ class Workers:
             result, error = None, None
             try:
                 result = call.function()
-            except (
-                Exception
-            ) as raised:  # whatever an environment raises is its episode's infrastructure error
+            except Exception as raised:  # whatever an environment raises is its episode's infrastructure error
                 error = raised
             with self._lock:
                 if call.ended:

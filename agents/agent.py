@@ -57,17 +57,13 @@ class LocalAgent(Agent):
                 f"the conversation has {len(ids)} tokens; the model's context is {self.engine.max_context}"
             )
         self._acts += 1
-        request = Request(
-            -self._acts, -self._acts, ids, derive_seed(self.seed, self._acts), self.sampling(room)
-        )
+        request = Request(-self._acts, -self._acts, ids, derive_seed(self.seed, self._acts), self.sampling(room))
         (generation,) = self.engine.run([request])
         self.engine.release(-self._acts)
         return self.chat.canonical(generation.token_ids)
 
 
-def load_model(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> PreTrainedModel:
+def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """A causal language model from a hub id or a folder. Raises ConfigError, in one line, if there is none."""
     _require_checkpoint(path)
     try:
@@ -97,9 +93,7 @@ def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
 def _require_checkpoint(path: str | Path) -> None:
     looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
     if (looks_local or Path(path).exists()) and not (Path(path).expanduser() / "config.json").is_file():
-        raise ConfigError(
-            f"no model at '{path}': a checkpoint is a folder with a config.json, or a hub id (org/name)"
-        )
+        raise ConfigError(f"no model at '{path}': a checkpoint is a folder with a config.json, or a hub id (org/name)")
 
 
 def _first_line(error: Exception) -> str:

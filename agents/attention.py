@@ -78,9 +78,7 @@ def attention(
         )
     for kind in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if options.get(kind) is not None:
-            raise EngineError(
-                f"the model's attention uses {kind}, which is not full attention and is not supported"
-            )
+            raise EngineError(f"the model's attention uses {kind}, which is not full attention and is not supported")
     return layout.attend(module.layer_idx, query, key, value, scaling), None
 
 

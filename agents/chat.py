@@ -33,16 +33,12 @@ class Chat:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; save one in its chat_template.jinja")
         self.tokenizer = tokenizer
-        self._special = re.compile(
-            "|".join(re.escape(token) for token in tokenizer.all_special_tokens) or r"(?!)"
-        )
+        self._special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens) or r"(?!)")
         vocabulary = tokenizer.get_added_vocab()
         self._markers = {vocabulary[text]: text for text in _MARKUP if text in vocabulary}
         self._impostors = re.compile("|".join(re.escape(text) for text in self._markers.values()) or r"(?!)")
         self._checked: set[tuple[str, ...]] = set()
-        self._opens_reasoning = (
-            self._render([{"role": "user", "content": "x"}], None).rstrip().endswith("<think>")
-        )
+        self._opens_reasoning = self._render([{"role": "user", "content": "x"}], None).rstrip().endswith("<think>")
         self.stop_token_ids = self._stop_tokens(eos_token_ids)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
@@ -130,9 +126,7 @@ class Chat:
         ]
         longer = [{"role": role, "content": content} for role, content in turns]
         if self._after_sentinel(longer, messages) != text:
-            raise TemplateError(
-                "the chat template renders a turn differently after another history; it cannot be used"
-            )
+            raise TemplateError("the chat template renders a turn differently after another history; it cannot be used")
         for message in messages:
             if str(message["content"]).strip() not in text:
                 raise TemplateError(

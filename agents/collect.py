@@ -291,12 +291,8 @@ class _Collection:
         if request is not None:
             self.engine.submit(request)
             return
-        reason = (
-            f"the conversation fills the budget or the model's context of {self.engine.max_context} tokens"
-        )
-        self._end(
-            live, live.episode(Verdict(0.0, Outcome.UNPARSEABLE, reason), terminated=False, truncated=True)
-        )
+        reason = f"the conversation fills the budget or the model's context of {self.engine.max_context} tokens"
+        self._end(live, live.episode(Verdict(0.0, Outcome.UNPARSEABLE, reason), terminated=False, truncated=True))
 
     def _step(self, generation: Generation) -> None:
         live = self.running[generation.id]
@@ -338,9 +334,7 @@ def demonstrations(agent: LocalAgent, specs: Sequence[EnvSpec], plans: Sequence[
             if terminated or truncated:
                 break
         else:
-            raise ConfigError(
-                f"the demonstration of {plan.task_id} in {specs[plan.env].id} does not end the task"
-            )
+            raise ConfigError(f"the demonstration of {plan.task_id} in {specs[plan.env].id} does not end the task")
         episodes.append(live.episode(info["verdict"], terminated=terminated, truncated=truncated))
     for env in envs:
         env.close()

@@ -63,11 +63,7 @@ class Episode:
     @property
     def reward(self) -> float:
         """The return: the sum of the turns' rewards; NaN if the episode could not be judged."""
-        return (
-            math.nan
-            if self.verdict.outcome is Outcome.INFRA_ERROR
-            else sum(turn.reward for turn in self.turns)
-        )
+        return math.nan if self.verdict.outcome is Outcome.INFRA_ERROR else sum(turn.reward for turn in self.turns)
 
     @property
     def num_policy_tokens(self) -> int:

@@ -44,9 +44,7 @@ def tiny_tokenizer(
     is spelled in bytes, so nothing is out of vocabulary.
     """
     plain = _byte_tokenizer(())
-    rendered = [
-        plain.apply_chat_template(list(messages), tools=tools, tokenize=False) for messages in conversations
-    ]
+    rendered = [plain.apply_chat_template(list(messages), tools=tools, tokenize=False) for messages in conversations]
     breaks = re.compile("|".join([r"\d", *map(re.escape, (*_SPECIAL, *_MARKUP, *_ROLES))]))
     counts = Counter(piece for text in rendered for piece in set(breaks.split(str(text))) if len(piece) > 1)
     scaffolding = sorted(piece for piece, count in counts.items() if count * 10 >= len(rendered))
@@ -55,15 +53,11 @@ def tiny_tokenizer(
 
 def _byte_tokenizer(scaffolding: Sequence[str]) -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(
-        models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[])
-    )
+    core = Tokenizer(models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in _SPECIAL])
-    core.add_tokens(
-        [AddedToken(text, special=False, normalized=False) for text in (*_MARKUP, *_ROLES, *scaffolding)]
-    )
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*_MARKUP, *_ROLES, *scaffolding)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",

@@ -101,8 +101,7 @@ class QuestionEnv(TextEnv):
         if not turn.calls and not turn.errors:
             return Reply(final=True)
         answers = [
-            {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)}
-            for call in turn.calls
+            {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
         ]
         answers += [{"role": "tool", "name": "error", "content": f"error: {error}"} for error in turn.errors]
         return Reply(answers)

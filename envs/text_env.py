@@ -109,9 +109,7 @@ class TextEnv(gym.Env[str, str]):
 
     # What Gymnasium asks.
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Starts an episode: a task drawn by `seed`, `options["task"]` (an id), or a fork of `options["snapshot"]`."""
         self._refuse_if_closed()
         options = dict(options or {})
@@ -212,21 +210,15 @@ class TextEnv(gym.Env[str, str]):
         """Replays a snapshot and compares; `info["messages"]` is then the whole conversation."""
         missing = {"task", "seed", "turns", "messages"} - set(snapshot)
         if missing:
-            raise SnapshotError(
-                f"the snapshot lacks {', '.join(sorted(missing))}; it must come from snapshot()"
-            )
+            raise SnapshotError(f"the snapshot lacks {', '.join(sorted(missing))}; it must come from snapshot()")
         observation, info = self.reset(seed=snapshot["seed"], options={"task": snapshot["task"]})
         for action, tokens in snapshot["turns"]:
             self.announce(tokens)
             observation, _, terminated, truncated, _ = self.step(action)
             if terminated or truncated:
-                raise SnapshotError(
-                    f"the snapshot of task '{snapshot['task']}' ended on replay; it did not when taken"
-                )
+                raise SnapshotError(f"the snapshot of task '{snapshot['task']}' ended on replay; it did not when taken")
         if self._messages != list(snapshot["messages"]):
-            raise SnapshotError(
-                f"the snapshot of task '{snapshot['task']}' replays to other messages than it holds"
-            )
+            raise SnapshotError(f"the snapshot of task '{snapshot['task']}' replays to other messages than it holds")
         return observation, {**info, "messages": [dict(message) for message in self._messages]}
 
     def _estimate(self, action: str) -> tuple[int, bool]:

@@ -37,9 +37,7 @@ class DataSet:
         rows = self._rows(split, self.hub_id if source is None else os.fspath(source))
         tasks = [self.to_task(row, f"{self.name}-{split}-{index}") for index, row in enumerate(rows)]
         if not tasks:
-            raise TaskDataError(
-                f"{self.name}/{split}: {source or self.hub_id} holds no rows; give another source"
-            )
+            raise TaskDataError(f"{self.name}/{split}: {source or self.hub_id} holds no rows; give another source")
         return TaskSet(tasks, name=self.name, split=split)
 
     def _rows(self, split: str, source: str) -> Iterator[Row]:
@@ -47,9 +45,7 @@ class DataSet:
             return read_hub(source, self.hub_config, split)
         path = Path(source).expanduser()
         if not source or not path.exists():
-            raise TaskDataError(
-                f"{self.name}/{split}: no file or folder '{source}'; check the path given as source"
-            )
+            raise TaskDataError(f"{self.name}/{split}: no file or folder '{source}'; check the path given as source")
         files = find_files(path, self, split) if path.is_dir() else [path]
         return (row for file in files for row in read_file(file))
 
@@ -91,9 +87,7 @@ class Row:
 
     def error(self, problem: str) -> TaskDataError:
         """A TaskDataError that says where, what, and what to do."""
-        return TaskDataError(
-            f"{self.file}: row {self.number}: {problem}; correct the row or give another source"
-        )
+        return TaskDataError(f"{self.file}: row {self.number}: {problem}; correct the row or give another source")
 
 
 def is_unicode(text: str) -> bool:
@@ -139,9 +133,7 @@ def _refuse_doubles(files: list[Path]) -> list[Path]:
     parquet = [file.suffix == ".parquet" for file in files]
     if len(set(stems)) < len(stems) or any(parquet) != all(parquet):
         names = ", ".join(file.name for file in files)
-        raise TaskDataError(
-            f"{files[0].parent}: the same split in two formats ({names}); give one file as source"
-        )
+        raise TaskDataError(f"{files[0].parent}: the same split in two formats ({names}); give one file as source")
     return files
 
 
@@ -174,9 +166,7 @@ def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
             f"{path}:{number}: row {number} is not JSON in UTF-8 ({_one_line(error)}); correct or remove it"
         ) from error
     if not isinstance(values, dict):
-        raise TaskDataError(
-            f"{path}:{number}: row {number} must be a JSON object, not {type(values).__name__}"
-        )
+        raise TaskDataError(f"{path}:{number}: row {number} must be a JSON object, not {type(values).__name__}")
     return values
 
 
@@ -187,9 +177,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise TaskDataError(
-            f"{path}: cannot be read as Parquet ({_one_line(error)}); fetch the file again"
-        ) from error
+        raise TaskDataError(f"{path}: cannot be read as Parquet ({_one_line(error)}); fetch the file again") from error
     return _number(rows, str(path))
 
 

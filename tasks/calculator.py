@@ -76,7 +76,7 @@ def calculator(expression: str) -> str:
     """Work out an arithmetic expression exactly.
 
     Args:
-        expression: numbers with + - * / and parentheses, such as "(37 + 5) * 2.5". No thousands separators.
+        expression: numbers with + - * / and parentheses, without thousands separators.
 
     Returns:
         A whole number with all its digits; any other result as a decimal of at most 12 significant digits.
@@ -100,9 +100,7 @@ class _Parser:
 
     def __init__(self, expression: str) -> None:
         if len(expression) > MAX_LENGTH:
-            raise ValueError(
-                f"the expression has {len(expression)} characters; at most {MAX_LENGTH} are allowed"
-            )
+            raise ValueError(f"the expression has {len(expression)} characters; at most {MAX_LENGTH} are allowed")
         if not expression.strip():
             raise ValueError("the expression is empty")
         self.text = expression.translate(_SIGNS)

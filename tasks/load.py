@@ -35,9 +35,7 @@ def options(name: str) -> list[str]:
     return [option for option in _parameters(_factory(name)) if option not in ("split", "source")]
 
 
-def load(
-    name: str, split: str = "train", source: str | os.PathLike[str] | None = None, **options: Any
-) -> TaskSet:
+def load(name: str, split: str = "train", source: str | os.PathLike[str] | None = None, **options: Any) -> TaskSet:
     """The task set registered as `name`.
 
     `source` is where a data set is read from (default: its public hub id): a hub id ("org/name"), a file
@@ -82,9 +80,7 @@ def _factory(name: str) -> Factory:
 def _parameters(factory: Factory) -> list[str]:
     """The names that can be given to `factory` by keyword."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [
-        name for name, parameter in inspect.signature(factory).parameters.items() if parameter.kind in kinds
-    ]
+    return [name for name, parameter in inspect.signature(factory).parameters.items() if parameter.kind in kinds]
 
 
 register("gsm8k", "verigym.tasks.gsm8k:load")

@@ -53,9 +53,7 @@ class TaskSet(Sequence[Task]):
         if len(self._index) != len(self._tasks):
             seen: set[str] = set()
             twice = next(task.id for task in self._tasks if task.id in seen or seen.add(task.id))  # type: ignore[func-returns-value]
-            raise TaskDataError(
-                f"{name}/{split}: task id '{twice}' occurs twice; ids must be unique in a set"
-            )
+            raise TaskDataError(f"{name}/{split}: task id '{twice}' occurs twice; ids must be unique in a set")
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -66,9 +64,7 @@ class TaskSet(Sequence[Task]):
     def __getitem__(self, index: slice) -> TaskSet: ...
     def __getitem__(self, index: int | slice) -> Task | TaskSet:
         if isinstance(index, slice):
-            return TaskSet(
-                [self[i] for i in range(*index.indices(len(self)))], name=self.name, split=self.split
-            )
+            return TaskSet([self[i] for i in range(*index.indices(len(self)))], name=self.name, split=self.split)
         return self._tasks[index]
 
     def __iter__(self) -> Iterator[Task]:
@@ -77,9 +73,7 @@ class TaskSet(Sequence[Task]):
     def get(self, task_id: str) -> Task:
         """The task with this id. Raises UnknownNameError."""
         if task_id not in self._index:
-            raise UnknownNameError.of(
-                f"task in {self.name}/{self.split} with id", task_id, list(self._index)[:200]
-            )
+            raise UnknownNameError.of(f"task in {self.name}/{self.split} with id", task_id, list(self._index)[:200])
         return self._tasks[self._index[task_id]]
 
     @cached_property

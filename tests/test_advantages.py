@@ -31,9 +31,7 @@ def test_the_epsilon_of_the_std_is_one_in_ten_thousand_unless_told() -> None:
 
 
 def test_dr_grpo_advantages_are_returns_less_the_group_mean() -> None:
-    advantages, _ = group_advantages(
-        torch.tensor([1, 0, 0, 0]), torch.zeros(4, dtype=torch.long), kind="dr_grpo"
-    )
+    advantages, _ = group_advantages(torch.tensor([1, 0, 0, 0]), torch.zeros(4, dtype=torch.long), kind="dr_grpo")
     assert advantages.tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
@@ -58,9 +56,7 @@ def test_group_with_equal_rewards_gets_exactly_zero_advantage(
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
 def test_an_unscorable_episode_leaves_the_baseline_and_is_not_valid(kind: str) -> None:
-    with_it, valid = group_advantages(
-        torch.tensor([1.0, NAN, 0.0, 0.0]), torch.zeros(4, dtype=torch.long), kind=kind
-    )
+    with_it, valid = group_advantages(torch.tensor([1.0, NAN, 0.0, 0.0]), torch.zeros(4, dtype=torch.long), kind=kind)
     without, _ = group_advantages(torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, dtype=torch.long), kind=kind)
     assert valid.tolist() == [True, False, True, True]
     assert with_it.tolist() == [without[0], 0.0, without[1], without[2]]

@@ -57,9 +57,7 @@ def test_token_logprobs_of_half_precision_logits_are_computed_in_fp32() -> None:
 
 
 def test_entropy_of_a_uniform_softmax_over_the_allowed_tokens_is_the_log_of_their_number() -> None:
-    logits = torch.tensor(
-        [[1.0, 1.0, -math.inf, 1.0], [5.0, -math.inf, -math.inf, -math.inf]]
-    ).requires_grad_()
+    logits = torch.tensor([[1.0, 1.0, -math.inf, 1.0], [5.0, -math.inf, -math.inf, -math.inf]]).requires_grad_()
     actual = entropy(logits, 1.0)  # (2,)
     (gradient,) = torch.autograd.grad(actual.sum(), logits)
     assert near(actual.detach(), [math.log(3), 0.0], 1e-6)
@@ -165,9 +163,7 @@ def test_reduce_ignores_the_loss_of_a_token_of_weight_zero() -> None:
 def test_an_overflowing_log_ratio_leaves_loss_and_gradient_finite() -> None:
     logprobs = torch.tensor([[-1.0, -1.0, -500.0]]).requires_grad_()
     old = torch.tensor([[-500.0, -500.0, -1.0]])
-    loss = policy_loss(
-        logprobs, old, torch.tensor([[1.0, -1.0, -1.0]]), torch.ones(1, 3), clip_low=0.2, clip_high=0.2
-    )
+    loss = policy_loss(logprobs, old, torch.tensor([[1.0, -1.0, -1.0]]), torch.ones(1, 3), clip_low=0.2, clip_high=0.2)
     (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
     assert loss.tolist()[0] == pytest.approx([-1.2, math.exp(20), 0.8])
     assert gradient.isfinite().all()
@@ -201,9 +197,7 @@ def test_kl_estimates_worked_by_hand() -> None:
     assert near(kl_estimate(logprobs, reference, "k3"), [[0.0, 1 - log2, log2 - 0.5]])
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("k1", 0.2180119109), ("k2", 0.2090582965), ("k3", 0.2180119109)]
-)
+@pytest.mark.parametrize(("kind", "expected"), [("k1", 0.2180119109), ("k2", 0.2090582965), ("k3", 0.2180119109)])
 def test_expected_kl_estimates_on_three_arms(kind: str, expected: float) -> None:
     assert near((POLICY * kl_estimate(POLICY.log(), REFERENCE.log(), kind)).sum(), expected, 1e-10)
 
@@ -240,9 +234,7 @@ def test_k2_as_a_loss_has_the_gradient_of_the_reverse_kl_and_k3_that_of_the_forw
 @pytest.mark.parametrize(
     ("kind", "optimum"), [("k2", [0.679086, 0.137105, 0.183809]), ("k3", [0.663191, 0.126456, 0.210352])]
 )
-def test_a_bandit_regularised_by_a_kl_loss_descends_to_its_known_optimum(
-    kind: str, optimum: list[float]
-) -> None:
+def test_a_bandit_regularised_by_a_kl_loss_descends_to_its_known_optimum(kind: str, optimum: list[float]) -> None:
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     mask = torch.ones(3)
     for _ in range(600):
@@ -412,9 +404,7 @@ def test_policy_metrics_of_two_by_three_tokens_worked_by_hand() -> None:
     log = math.log
     assert actual["clip_high_share"].item() == pytest.approx(1 / 5)
     assert actual["clip_low_share"].item() == pytest.approx(2 / 5)
-    assert actual["approximate_kl"].item() == pytest.approx(
-        (2 * (0.5 - log(1.5)) + 3 * (-0.5 - log(0.5))) / 5
-    )
+    assert actual["approximate_kl"].item() == pytest.approx((2 * (0.5 - log(1.5)) + 3 * (-0.5 - log(0.5))) / 5)
     assert actual["sampler_gap_mean"].item() == pytest.approx(log(3) / 5)
     assert actual["sampler_gap_max"].item() == pytest.approx(log(3))
     assert actual["effective_sample_share"].item() == pytest.approx(7**2 / (5 * (3**2 + 4)))
@@ -425,7 +415,5 @@ def test_policy_metrics_ignore_garbage_under_the_mask_and_survive_an_empty_one()
     inputs = (dirty, dirty, dirty, torch.tensor([[1.0]]))
     one = policy_metrics(*inputs, torch.tensor([[1, 0, 0, 0]]), clip_low=0.2, clip_high=0.2)
     none = policy_metrics(*inputs, torch.tensor([[0, 0, 0, 0]]), clip_low=0.2, clip_high=0.2)
-    assert {name: value.item() for name, value in one.items() if value != 0} == {
-        "effective_sample_share": 1.0
-    }
+    assert {name: value.item() for name, value in one.items() if value != 0} == {"effective_sample_share": 1.0}
     assert all(value.item() == 0 for value in none.values())

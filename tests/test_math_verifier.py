@@ -58,14 +58,8 @@ def test_last_of_two_different_boxes_counts(verifier):
 
 
 def test_more_than_three_different_boxes_are_no_answer(verifier):
-    assert (
-        judge(verifier, "".join(rf"\boxed{{{n}}} " for n in (39, 40, 41, 42)), "42").outcome
-        is Outcome.UNPARSEABLE
-    )
-    assert (
-        judge(verifier, "".join(rf"\boxed{{{n}}} " for n in (42, 42, 42, 42)), "42").outcome
-        is Outcome.CORRECT
-    )
+    assert judge(verifier, "".join(rf"\boxed{{{n}}} " for n in (39, 40, 41, 42)), "42").outcome is Outcome.UNPARSEABLE
+    assert judge(verifier, "".join(rf"\boxed{{{n}}} " for n in (42, 42, 42, 42)), "42").outcome is Outcome.CORRECT
 
 
 @pytest.mark.parametrize(
@@ -248,16 +242,12 @@ POLICY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer"), [(gold, answer) for gold, equal, _ in POLICY for answer in equal], ids=str
-)
+@pytest.mark.parametrize(("gold", "answer"), [(gold, answer) for gold, equal, _ in POLICY for answer in equal], ids=str)
 def test_equal_answer_is_correct(verifier, gold, answer):
     assert boxed(verifier, answer, gold) is Outcome.CORRECT
 
 
-@pytest.mark.parametrize(
-    ("gold", "answer"), [(gold, answer) for gold, _, near in POLICY for answer in near], ids=str
-)
+@pytest.mark.parametrize(("gold", "answer"), [(gold, answer) for gold, _, near in POLICY for answer in near], ids=str)
 def test_near_miss_is_wrong(verifier, gold, answer):
     assert boxed(verifier, answer, gold) is Outcome.WRONG
 
@@ -306,9 +296,7 @@ def test_every_gold_answer_of_real_data_earns_full_reward(verifier, name, field,
     golds = [(row[field], row[prompt]) for row in rows(name) if row[field] not in {None, ""}]
     pairs = [(Submission(f"So \\boxed{{{gold}}}."), Task("t", asked, gold)) for gold, asked in golds]
     failed = [
-        pair[1].target
-        for pair, verdict in zip(pairs, verifier.verify_many(pairs), strict=True)
-        if verdict.reward != 1
+        pair[1].target for pair, verdict in zip(pairs, verifier.verify_many(pairs), strict=True) if verdict.reward != 1
     ]
     assert failed == []
 
@@ -416,9 +404,7 @@ def test_workers_end_with_their_process_however_it_ends(busy):
 
 
 def test_workers_end_at_a_normal_exit():
-    script = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    script = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     workers = [int(pid) for pid in script.communicate()[0].split()]
     assert script.returncode == 0
     assert workers
@@ -427,9 +413,7 @@ def test_workers_end_at_a_normal_exit():
 
 def gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + 30
-    while alive := [
-        pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
-    ]:
+    while alive := [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]:
         if time.monotonic() > deadline:
             return not alive
         time.sleep(0.05)

@@ -24,9 +24,7 @@ from verigym.tasks.gsm8k import final_answer
 from verigym.verifiers.verdict import Submission
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="no real data in ../shared/data beside the repository"
-)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")
 GENERATED = ("arithmetic", "calculator")
 ROW = {"question": "How many?", "answer": "It is\n#### 1,200"}
 
@@ -88,9 +86,7 @@ def test_rows_without_ids_are_numbered_from_zero_across_files(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", [".", "data", "main"])
-def test_parquet_shards_are_found_in_the_folder_its_data_or_its_configuration(
-    tmp_path: Path, place: str
-) -> None:
+def test_parquet_shards_are_found_in_the_folder_its_data_or_its_configuration(tmp_path: Path, place: str) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -294,9 +290,7 @@ def numbers_of(prompt: str) -> frozenset:
 def test_train_and_test_share_no_question_over_seeds_and_levels(name: str) -> None:
     seen: dict[str, set] = {"train": set(), "test": set()}
     for split, level, seed in product(seen, range(1, 6), (0, 1, 2**70)):
-        seen[split] |= {
-            numbers_of(task.prompt) for task in tasks.load(name, split, level=level, seed=seed, size=150)
-        }
+        seen[split] |= {numbers_of(task.prompt) for task in tasks.load(name, split, level=level, seed=seed, size=150)}
     assert len(seen["train"]) > 500
     assert len(seen["test"]) > 500
     assert not seen["train"] & seen["test"]
@@ -342,9 +336,7 @@ def test_a_generated_set_is_the_same_in_another_process(name: str) -> None:
     load = f"tasks.load({name!r}, 'test', level=3, seed=9, size=300)"
     code = f"from verigym import tasks; print({load}.fingerprint)"
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == tasks.load(name, "test", level=3, seed=9, size=300).fingerprint
 
 
@@ -368,9 +360,7 @@ def test_a_task_depends_on_seed_and_index_and_not_on_size_or_order(name: str) ->
     assert len({other.fingerprint for other in others}) == 4
     assert len({tuple(task.prompt for task in other) for other in others}) == 4
     # numpy takes the words [5, 7] and [5, 7, 0] for one seed
-    assert (
-        tasks.load(name, level=5, seed=5 + 7 * 2**32)[0].prompt != tasks.load(name, level=5, seed=5)[7].prompt
-    )
+    assert tasks.load(name, level=5, seed=5 + 7 * 2**32)[0].prompt != tasks.load(name, level=5, seed=5)[7].prompt
 
 
 @pytest.mark.parametrize("number", ["10", "-1", "07", "x", "", "9" * 10_000, "²"])
@@ -380,9 +370,7 @@ def test_an_id_of_no_generated_task_is_refused(number: str) -> None:
         task_set.get(f"arithmetic-train-level1-seed0/{number}")
 
 
-@pytest.mark.parametrize(
-    ("module", "level"), [(arithmetic, 1), (arithmetic, 2), (calculator, 1), (calculator, 2)]
-)
+@pytest.mark.parametrize(("module", "level"), [(arithmetic, 1), (arithmetic, 2), (calculator, 1), (calculator, 2)])
 def test_chance_is_the_counted_share_of_the_most_common_answer(module: object, level: int) -> None:
     answers: dict[str, Counter] = {"train": Counter(), "test": Counter()}
     for terms in every_question(module.LEVELS[level - 1]):
@@ -418,9 +406,7 @@ def test_demonstrations_call_the_tool_as_often_as_asked_and_else_answer_wrong_in
         turns = calculator.demonstrate(task, rng)
         if len(turns) == 2:
             called += 1
-            call = json.dumps(
-                {"name": "calculator", "arguments": {"expression": task.metadata["expression"]}}
-            )
+            call = json.dumps({"name": "calculator", "arguments": {"expression": task.metadata["expression"]}})
             assert turns == [f"<tool_call>{call}</tool_call>", f"\\boxed{{{task.target}}}"]
             continue
         (turn,) = turns
@@ -435,9 +421,7 @@ def test_demonstration_shares_go_to_their_ends() -> None:
     rng = np.random.default_rng(0)
     for task in tasks.load("calculator", size=50):
         assert len(calculator.demonstrate(task, rng, tool_share=1.0)) == 2
-        assert calculator.demonstrate(task, rng, tool_share=0.0, right_share=1.0) == [
-            f"\\boxed{{{task.target}}}"
-        ]
+        assert calculator.demonstrate(task, rng, tool_share=0.0, right_share=1.0) == [f"\\boxed{{{task.target}}}"]
 
 
 def test_wrong_numbers_cover_all_others_of_their_length_and_only_those() -> None:
@@ -464,9 +448,7 @@ def test_the_math_verifier_accepts_every_gold_answer_and_rejects_a_near_miss(
     verifier = verifiers.make("math")
     gold = [(Submission(f"\\boxed{{{task.target}}}"), task) for task in task_set]
     wrong = [
-        task.id
-        for (_, task), verdict in zip(gold, verifier.verify_many(gold), strict=True)
-        if verdict.reward != 1
+        task.id for (_, task), verdict in zip(gold, verifier.verify_many(gold), strict=True) if verdict.reward != 1
     ]
     assert not wrong
     number = next(task for task in task_set if task.target.isdigit())

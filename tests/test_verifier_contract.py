@@ -27,9 +27,7 @@ SAMPLES: dict[str, Sample] = {
         Submission(r"<think>3/6 + 2/6</think> It is \boxed{\frac{10}{12}}."),
         Submission(r"It is \boxed{\frac{2}{5}}."),
     ),
-    "exact": Sample(
-        Task("t", "Say yes.", "yes"), Submission("<think>So I do.</think> yes"), Submission("yes and no")
-    ),
+    "exact": Sample(Task("t", "Say yes.", "yes"), Submission("<think>So I do.</think> yes"), Submission("yes and no")),
 }
 JUNK = [
     "",
@@ -94,9 +92,7 @@ def test_verdicts_are_the_same_from_any_thread(name):
     verifier, sample = verifiers.make(name), SAMPLES[name]
     submissions = [sample.right, sample.wrong] * 20
     with ThreadPoolExecutor(8) as threads:
-        rewards = list(
-            threads.map(lambda submission: verifier.verify(submission, sample.task).reward, submissions)
-        )
+        rewards = list(threads.map(lambda submission: verifier.verify(submission, sample.task).reward, submissions))
     assert rewards == [1.0, 0.0] * 20
 
 

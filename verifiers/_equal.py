@@ -176,20 +176,14 @@ def _values(links: list[str]) -> list[str]:
     """The links that claim to be the answer: all but a name at the start (or at the end, as in `2 = x`)."""
     if len(links) == 2 and _is_name(links[1]) and not re.search("[a-zA-Z]", links[0]):
         return links[:1]
-    return (
-        links[1:]
-        if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", links[0])) or _is_name(links[0])
-        else links
-    )
+    return links[1:] if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", links[0])) or _is_name(links[0]) else links
 
 
 def _is_name(text: str) -> bool:
     """Whether `text` names a quantity: `x`, `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{area}`, `(p,q)`."""
     bare = re.sub(rf"{_latex._TEXT}\{{[^{{}}]*\}}|\\[a-zA-Z]+", "a", text)
     return bool(
-        re.fullmatch(
-            r"\s*\(?[a-zA-Z][a-zA-Z\s']*(?:_\s*\{?\w+\}?)?(?:,[a-zA-Z, ]*)?(?:\([\w,\s]*\))?\)?\s*", bare
-        )
+        re.fullmatch(r"\s*\(?[a-zA-Z][a-zA-Z\s']*(?:_\s*\{?\w+\}?)?(?:,[a-zA-Z, ]*)?(?:\([\w,\s]*\))?\)?\s*", bare)
     )
 
 
@@ -213,11 +207,7 @@ def _as_lists(gold: str, answer: str, oracle: Oracle) -> bool | None:
         return None
     if len(expected) == 1 or len(given) == 1:
         single = gold if len(expected) == 1 else answer
-        return (
-            None
-            if re.search(r"[<>]|\\(?:le|ge|cup|in|mathbb|setminus|ne)(?![a-zA-Z])|pmatrix", single)
-            else False
-        )
+        return None if re.search(r"[<>]|\\(?:le|ge|cup|in|mathbb|setminus|ne)(?![a-zA-Z])|pmatrix", single) else False
     if brackets != given_brackets and {brackets, given_brackets} not in ({"", "{}"}, {"", "()"}):
         return False
     return _match(expected, given, oracle, ordered=ordered)

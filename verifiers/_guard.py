@@ -14,9 +14,7 @@ _DIGIT_RUN = re.compile(rf"\d{{{MAX_DIGIT_RUN + 1}}}")
 _FACTORIAL = re.compile(r"(?:\d{5,}|\)|\}|!)\s*!")
 _HUGE_BINOMIAL = re.compile(r"binom\s*\{?\s*(?:\d{6,}|[^{}]*\^)")
 _HUGE_EXPONENT = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\s*\d{5,}")
-_TOWER = re.compile(
-    r"(?:\^|\*\*)\s*[{(]*\s*-?\d+\s*[})]*\s*(?:\^|\*\*)|\d!\s*\^|(?:\^|\*\*)\s*[{(]*\s*-?\d+\s*!"
-)
+_TOWER = re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\d+\s*[})]*\s*(?:\^|\*\*)|\d!\s*\^|(?:\^|\*\*)\s*[{(]*\s*-?\d+\s*!")
 
 
 def too_long(text: str) -> str | None:

@@ -38,6 +38,8 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<="), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])|>="), r"\\ge "),
     (re.compile(r"\\neq(?![a-zA-Z])|!="), r"\\ne "),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\(?:mid|vert|lvert|rvert)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])"), ""),
@@ -62,9 +64,8 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 
 _OPEN, _CLOSE = "([{", ")]}"
-_AND_OR = re.compile(
-    rf"\s*,?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*"
-)
+_AND_OR = re.compile(rf"\s*,?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 
 
@@ -85,6 +86,8 @@ def fold_unicode(text: str) -> str:
 def tidy(text: str) -> str:
     r"""`text` without dollar signs, spacing, sizing and degree signs, with one spelling of each command."""
     text = fold_unicode(text).strip()
+    if _PLAIN_NUMBER.fullmatch(text):  # what most answers are
+        return text
     if text.startswith("**") and text.endswith("**"):  # Markdown's bold
         text = text.strip("*")
     text = re.sub(r"\\\\(?=(?:frac|sqrt|pi|left|right|text|cdot|times|infty)\b)", lambda _: "\\", text)
@@ -113,7 +116,10 @@ def join_thousands(text: str) -> str:
 @lru_cache(maxsize=4096)
 def canonical(text: str) -> str:
     """What two spellings of the same characters share: tidied, no white space but between two digits."""
-    text = re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", tidy(text))
+    text = tidy(text)
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text
+    text = re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", text)
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).replace(r"\cdot", r"*").replace(r"\times", "*")
 
 

@@ -135,9 +135,7 @@ def load_grader() -> Any:
         expected, given = parse(gold), parse(answer)
         if hasattr(given, "has") and given.has(sympy.nan, sympy.zoo):
             return False
-        return bool(
-            grader.verify(expected, given, timeout_seconds=None, strict=True, allow_set_relation_comp=True)
-        )
+        return bool(grader.verify(expected, given, timeout_seconds=None, strict=True, allow_set_relation_comp=True))
 
     return equal
 
@@ -147,9 +145,7 @@ def answer_request(equal: Any, request: dict[str, Any]) -> dict[str, Any]:
         return {"equal": equal(request["gold"], request["answer"])}
     except MemoryError:
         return {"failed": "memory"}
-    except (
-        Exception
-    ) as error:  # the grammar and sympy raise whatever they like on text that is no mathematics
+    except Exception as error:  # the grammar and sympy raise whatever they like on text that is no mathematics
         return {"failed": "memory" if "MemoryError" in repr(error) else "unreadable"}
 
 

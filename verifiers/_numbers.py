@@ -56,17 +56,16 @@ def _value(match: re.Match[str]) -> Fraction | None:
         return Fraction(match["decimal"])
     if match["period"]:
         places = len(match["start"].partition(".")[2])
-        repeated = Fraction(int(match["period"]), 10 ** len(match["period"]) - 1)
-        return Fraction(f"0{match['start']}0") + repeated / 10**places
+        repeated = Fraction(int(match["period"]), int(10 ** len(match["period"])) - 1)
+        return Fraction(f"0{match['start']}0") + repeated / int(10**places)
     if match["top"]:
         return Fraction(match["top"]) / Fraction(match["bottom"])
     if match["left"]:
         return Fraction(match["left"]) / Fraction(match["right"])
     if match["mantissa"]:
         exponent = int(match["braced"] or match["power"])
-        return Fraction(match["mantissa"]) * (
-            Fraction(10**exponent) if exponent >= 0 else Fraction(1, 10**-exponent)
-        )
+        scale = Fraction(int(10 ** abs(exponent)))
+        return Fraction(match["mantissa"]) * (scale if exponent >= 0 else 1 / scale)
     whole = match["whole"] or match["spaced"]
     part = Fraction(
         int(match["mixed_top"] or match["spaced_top"]), int(match["mixed_bottom"] or match["spaced_bottom"])
@@ -92,4 +91,4 @@ def close(gold: Number, answer: Number, *, gold_is_float: bool = False) -> bool:
         return False
     if gold_is_float and difference <= FLOAT_RELATIVE * abs(gold.value):
         return True
-    return difference <= ABSOLUTE
+    return difference <= ABSOLUTE and difference <= RELATIVE * abs(gold.value)

@@ -45,7 +45,8 @@ _SPELLINGS = [
 
 def restated(answer: str, golds: Sequence[str], prompt: str) -> str | None:
     """Why the answer is refused as unevaluated; None if it is not."""
-    last = _latex.split_top(tidy(answer), _latex.EQUALS)[-1]
+    tidied = tidy(answer)
+    last = _latex.split_top(tidied, _latex.EQUALS)[-1] if "=" in tidied else tidied
     if _numbers.is_reduced(last):
         return None
     if _UNDONE.search(last) and not any(_UNDONE.search(gold) for gold in golds):

@@ -33,9 +33,7 @@ _NOT_UNITS = {
 }  # fmt: skip
 _LATEX_UNIT = re.compile(rf"^(.*\S)\s*{_TEXT}\{{([^{{}}]*)\}}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?$", re.DOTALL)
 _COUNTED = re.compile(r"([-+]?[\d.,/]+) ([A-Za-z]+(?: [A-Za-z]+){0,3})")
-_PLAIN_UNIT = re.compile(
-    r"^(.*[\d})])\s*?(\s?)([A-Za-z][A-Za-z. /-]*?)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?$", re.DOTALL
-)
+_PLAIN_UNIT = re.compile(r"^(.*[\d})])\s*?(\s?)([A-Za-z][A-Za-z. /-]*?)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?$", re.DOTALL)
 
 
 @lru_cache(maxsize=4096)

@@ -109,8 +109,7 @@ class MathVerifier(Verifier):
         answer = drop_prompt_unit(answer, task.prompt)
         texts = [drop_prompt_unit(gold.text, task.prompt) for gold in golds]
         matches = (
-            equal(text, answer, oracle, gold_is_float=gold.is_float)
-            for text, gold in zip(texts, golds, strict=True)
+            equal(text, answer, oracle, gold_is_float=gold.is_float) for text, gold in zip(texts, golds, strict=True)
         )
         if any(matches):
             return _verdict(Outcome.CORRECT, "the answer equals the gold answer", details)
@@ -136,9 +135,7 @@ def _golds(target: Any) -> tuple[_Gold, ...]:
     options = target if isinstance(target, list | tuple) else [target]
     for option in options:
         if isinstance(option, bool) or not isinstance(option, str | int | float):
-            raise VerifierInputError(
-                f"a math target must be a string or a number, not {type(option).__name__}"
-            )
+            raise VerifierInputError(f"a math target must be a string or a number, not {type(option).__name__}")
     golds = tuple(gold for gold in map(_gold, map(type, options), options) if canonical(gold.text))
     if not golds:
         raise VerifierInputError("the math target is empty; drop the task or give it an answer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from torch import Tensor
 from verigym.tasks.errors import EngineError
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why a generation ended: the model's own stop token, or the limit on new tokens."""
 
     STOP = "stop"
@@ -83,9 +83,7 @@ class Engine(ABC):
         """Frees the KV cache of an episode that takes no further turn; unknown ids are ignored."""
 
     @abstractmethod
-    def score(
-        self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0
-    ) -> list[NDArray[np.float32]]:
+    def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
         """For each sequence of n ids the n - 1 log-probabilities of its tokens after the first."""
 
     @abstractmethod

@@ -69,9 +69,7 @@ class ChunkLayout:
     `first_row` is the first of the R rows, `starts` the tokens each holds already, `lengths` its new ones.
     """
 
-    def __init__(
-        self, cache: SlotCache, first_row: int, starts: Sequence[int], lengths: Sequence[int]
-    ) -> None:
+    def __init__(self, cache: SlotCache, first_row: int, starts: Sequence[int], lengths: Sequence[int]) -> None:
         self.cache, device = cache, cache.device
         self.first, self.rows = first_row, len(starts)
         begin, sizes = torch.tensor(list(starts)), torch.tensor(list(lengths))
@@ -85,9 +83,7 @@ class ChunkLayout:
         self.write_rows, self.write_positions = (row + first_row).to(device), positions.to(device)
         query_positions = begin[:, None] + torch.arange(longest)  # (R, T)
         visible = torch.arange(self.span) <= query_positions[..., None]  # (R, T, L)
-        self.mask = (
-            torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)[:, None].to(device, cache.dtype)
-        )
+        self.mask = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)[:, None].to(device, cache.dtype)
         self.last = (sizes.cumsum(0) - 1).to(device)  # (R,) each row's last new token in the row of N
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -99,14 +95,10 @@ class ChunkLayout:
         if self.shape[1] == 1:
             # One token a row needs no padding, and a group of query heads is just more queries for its key head.
             heads, size = query.shape[1], query.shape[3]
-            grouped = (
-                query[0].transpose(0, 1).reshape(self.rows, self.cache.heads, heads // self.cache.heads, size)
-            )
+            grouped = query[0].transpose(0, 1).reshape(self.rows, self.cache.heads, heads // self.cache.heads, size)
             out = scaled_dot_product_attention(grouped, *seen, attn_mask=self.mask, scale=scale)
             return out.reshape(1, self.rows, heads, out.shape[-1])
         padded = pad(query, self.index, self.shape)
         enable_gqa = query.shape[1] != self.cache.heads
-        out = scaled_dot_product_attention(
-            padded, *seen, attn_mask=self.mask, scale=scale, enable_gqa=enable_gqa
-        )
+        out = scaled_dot_product_attention(padded, *seen, attn_mask=self.mask, scale=scale, enable_gqa=enable_gqa)
         return unpad(out, self.index)

@@ -65,9 +65,7 @@ class TransformersEngine(Engine):
         self.model, self.slots, self.chunk_tokens = model.eval().requires_grad_(False), slots, chunk_tokens
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cache = SlotCache(
-            config.num_hidden_layers, heads, head_size, dtype=model.dtype, device=model.device
-        )
+        self.cache = SlotCache(config.num_hidden_layers, heads, head_size, dtype=model.dtype, device=model.device)
         self._limit = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
         self._weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._queue: deque[_Row] = deque()
@@ -81,9 +79,7 @@ class TransformersEngine(Engine):
         if not request.token_ids or request.sampling.max_new_tokens < 1:
             raise EngineError(f"request {request.id} has no prompt, or may draw no token")
         if total > self.max_context:
-            raise EngineError(
-                f"request {request.id} needs {total} tokens of context; the model has {self.max_context}"
-            )
+            raise EngineError(f"request {request.id} needs {total} tokens of context; the model has {self.max_context}")
         draws = uniforms(request.seed, request.sampling.max_new_tokens)
         self._queue.append(_Row(request, list(request.token_ids), 0, draws))
 
@@ -108,9 +104,7 @@ class TransformersEngine(Engine):
         self._parked.pop(episode_id, None)
 
     @torch.inference_mode()
-    def score(
-        self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0
-    ) -> list[NDArray[np.float32]]:
+    def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
         scores: list[NDArray[np.float32]] = []
         for chunk in _chunks([list(ids) for ids in token_ids], self.chunk_tokens):
             lengths = [len(ids) for ids in chunk]
@@ -165,9 +159,7 @@ class TransformersEngine(Engine):
             for offset, row in enumerate(leaders):
                 self._unpark(row, first + offset)
             new = [row.ids[row.cached :] for row in leaders]
-            layout = ChunkLayout(
-                self.cache, first, [row.cached for row in leaders], [len(ids) for ids in new]
-            )
+            layout = ChunkLayout(self.cache, first, [row.cached for row in leaders], [len(ids) for ids in new])
             logits = self._forward([token for ids in new for token in ids], layout)
             source = {tuple(row.ids): offset for offset, row in enumerate(leaders)}
             origin = [*range(len(leaders)), *(source[tuple(row.ids)] for row in followers)]
@@ -215,9 +207,7 @@ class TransformersEngine(Engine):
 
     # Running rows.
 
-    def _forward(
-        self, flat_ids: list[int], layout: ChunkLayout | PackedLayout, *, keep_all: bool = False
-    ) -> Tensor:
+    def _forward(self, flat_ids: list[int], layout: ChunkLayout | PackedLayout, *, keep_all: bool = False) -> Tensor:
         """Logits (R, V) after each row's last new token, or (N, V) after every token."""
         keep: Tensor | int = 0 if keep_all or not isinstance(layout, ChunkLayout) else layout.last
         output = self.model(

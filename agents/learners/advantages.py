@@ -43,9 +43,7 @@ def group_advantages(
         if _without_variance(group):
             continue
         centred = group - group.mean()
-        advantages[members] = (
-            centred if kind == "dr_grpo" else centred / (group.std(correction=1) + std_epsilon)
-        )
+        advantages[members] = centred if kind == "dr_grpo" else centred / (group.std(correction=1) + std_epsilon)
     return advantages, valid
 
 

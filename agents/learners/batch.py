@@ -67,16 +67,10 @@ class MicroBatch:
         self.targets = torch.from_numpy(token_ids[positions]).to(device)  # (M,)
         sampler = np.concatenate([episode.logprobs for episode in episodes])[positions]
         self.sampler_logprobs = torch.from_numpy(sampler).to(device)  # (M,)
-        self.lengths = torch.from_numpy(np.repeat(counts, counts)).to(
-            device
-        )  # (M,) policy tokens of its episode
+        self.lengths = torch.from_numpy(np.repeat(counts, counts)).to(device)  # (M,) policy tokens of its episode
         self.advantages = self._flat(sequences.advantages, device)
-        self.old_logprobs = (
-            None if sequences.old_logprobs is None else self._flat(sequences.old_logprobs, device)
-        )
-        self.ref_logprobs = (
-            None if sequences.ref_logprobs is None else self._flat(sequences.ref_logprobs, device)
-        )
+        self.old_logprobs = None if sequences.old_logprobs is None else self._flat(sequences.old_logprobs, device)
+        self.ref_logprobs = None if sequences.ref_logprobs is None else self._flat(sequences.ref_logprobs, device)
 
     def _flat(self, values: Sequence[NDArray[np.float32]], device: torch.device) -> Tensor:
         return torch.from_numpy(np.concatenate([values[i] for i in self.indices])).to(device)  # (M,)
@@ -114,9 +108,5 @@ def check_packing(model: torch.nn.Module, vocabulary: int, device: torch.device)
     together = logits(np.concatenate(rows), [7, 12])
     apart = torch.cat([logits(row, [len(row)]) for row in rows])
     error = float((together - apart).abs().max() / apart.abs().max().clamp(min=1.0))
-    if error > (
-        1e-3 if together.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 0.1
-    ):
-        raise EngineError(
-            f"packed episodes contaminate each other in this model (relative error {error:.1e})"
-        )
+    if error > (1e-3 if together.dtype == torch.float32 and next(model.parameters()).dtype == torch.float32 else 0.1):
+        raise EngineError(f"packed episodes contaminate each other in this model (relative error {error:.1e})")

@@ -99,9 +99,7 @@ class GRPO:
             check_packing(network.eval(), network.config.get_text_config().vocab_size, network.device)
         self.model, self.reference, self.config = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
-        self.optimizer = Optimizer(
-            model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm
-        )
+        self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
 
     def advantages(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """One advantage per episode (B,); NaN for one that could not be judged."""
@@ -144,16 +142,12 @@ class GRPO:
                 clip_high=config.clip_high,
             )
             if micro.ref_logprobs is not None:
-                losses = losses + config.kl_coefficient * kl_loss(
-                    logprobs, micro.ref_logprobs, mask, kind=config.kl
-                )
+                losses = losses + config.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, mask, kind=config.kl)
                 kl += float(kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3").sum())
             loss = reduce(losses, self._weights(micro, batch))
             loss.backward()
             loss_sum += float(loss.detach())
-            seen.append(
-                (logprobs.detach(), old_logprobs, micro, entropy(logits.detach(), self.temperature).sum())
-            )
+            seen.append((logprobs.detach(), old_logprobs, micro, entropy(logits.detach(), self.temperature).sum()))
         return {
             "loss": loss_sum,
             "kl": kl / max(1, batch.num_tokens),
@@ -180,15 +174,11 @@ class GRPO:
         bounds = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
         metrics = policy_metrics(*flat, sampler, advantages, torch.ones_like(sampler), **bounds)
         total = sum(float(amount) for *_, amount in seen)
-        return {name: float(value) for name, value in metrics.items()} | {
-            "entropy": total / max(1, len(sampler))
-        }
+        return {name: float(value) for name, value in metrics.items()} | {"entropy": total / max(1, len(sampler))}
 
     def _sequences(self, episodes: Sequence[Episode], advantages: NDArray[np.float32]) -> Sequences:
         """The scorable episodes that have a loss; the counts are of all scorable ones."""
-        valid = [
-            i for i in range(len(episodes)) if not math.isnan(advantages[i]) and episodes[i].num_policy_tokens
-        ]
+        valid = [i for i in range(len(episodes)) if not math.isnan(advantages[i]) and episodes[i].num_policy_tokens]
         # Without a KL loss an advantage of 0 is a gradient of 0: no forward is spent on it.
         kept = [i for i in valid if advantages[i] != 0 or self.config.kl_coefficient > 0]
         return Sequences(
@@ -218,10 +208,7 @@ def _minibatches(batch: Sequences, count: int) -> list[Sequences]:
         return [batch]
     groups = list(dict.fromkeys(episode.group_id for episode in batch.episodes))
     parts = [set(part.tolist()) for part in np.array_split(np.array(groups), count) if len(part)]
-    return [
-        _part(batch, [i for i, e in enumerate(batch.episodes) if e.group_id in part], len(parts))
-        for part in parts
-    ]
+    return [_part(batch, [i for i, e in enumerate(batch.episodes) if e.group_id in part], len(parts)) for part in parts]
 
 
 def _part(batch: Sequences, indices: list[int], parts: int) -> Sequences:

@@ -95,14 +95,10 @@ def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, kind: KLKin
     Raises ConfigError for k1, UnknownNameError for another kind, and ValueError for shapes that differ.
     """
     if kind == "k1":
-        raise ConfigError(
-            "k1 as a KL loss has an expected gradient of 0: use k2 or k3, or put k1 in the reward"
-        )
+        raise ConfigError("k1 as a KL loss has an expected gradient of 0: use k2 or k3, or put k1 in the reward")
     _require_shape(logprobs, ref_logprobs=ref_logprobs, mask=mask)
     policy = mask.bool()
-    return kl_estimate(
-        torch.where(policy, logprobs, 0.0), torch.where(policy, ref_logprobs.detach(), 0.0), kind
-    )
+    return kl_estimate(torch.where(policy, logprobs, 0.0), torch.where(policy, ref_logprobs.detach(), 0.0), kind)
 
 
 def token_weights(
@@ -201,8 +197,7 @@ def policy_metrics(
         "approximate_kl": mean(kl_estimate(old_logprobs, logprobs, "k3")),
         "sampler_gap_mean": gap.sum() / count,
         "sampler_gap_max": gap.max() if gap.numel() else gap.sum(),
-        "effective_sample_share": weights.sum().square()
-        / (count * weights.square().sum()).clamp(min=smallest),
+        "effective_sample_share": weights.sum().square() / (count * weights.square().sum()).clamp(min=smallest),
     }
 
 
@@ -230,6 +225,4 @@ def _require_expandable(expected: Tensor, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         sizes = zip(tensor.shape, expected.shape, strict=False)
         if tensor.dim() != expected.dim() or any(size not in (1, full) for size, full in sizes):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)} or (B, 1)"
-            )
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)} or (B, 1)")

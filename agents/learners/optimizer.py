@@ -41,9 +41,7 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         self.bad_steps = 0 if finite else self.bad_steps + 1
         if self.bad_steps >= _MAX_BAD_STEPS:
-            raise RunError(
-                f"the gradient was not finite in {self.bad_steps} steps in a row; lower the learning rate"
-            )
+            raise RunError(f"the gradient was not finite in {self.bad_steps} steps in a row; lower the learning rate")
         return {"grad_norm": norm if finite else 0.0, "skipped": float(not finite)}
 
     def state_dict(self) -> dict[str, Any]:

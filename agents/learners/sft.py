@@ -38,9 +38,7 @@ class SFT:
         zeros = [np.zeros(episode.num_policy_tokens, np.float32) for episode in episodes]
         batch, total = Sequences(episodes, zeros, len(episodes), tokens), 0.0
         for micro in batch.micro_batches(self.tokens_per_forward, self.model.device):
-            with torch.autocast(
-                self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None
-            ):
+            with torch.autocast(self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 logits = packed_logits(self.model, micro)
             loss = -token_logprobs(logits, micro.targets, 1.0).sum() / tokens
             loss.backward()
