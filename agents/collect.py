@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -14,26 +13,11 @@ from verigym.agents._workers import Call, Workers
 from verigym.agents.agent import LocalAgent
 from verigym.agents.engines.engine import Generation, Request, StopReason
 from verigym.agents.episode import Episode, Plan, Turn, derive_seed
+from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
 
 Env = gym.Env[str, str]
-
-
-@dataclass(frozen=True)
-class EnvSpec:
-    """An environment of a mixture: its id, its share of the tasks, its keyword arguments."""
-
-    id: str
-    """Gymnasium id, such as verigym/GSM8K-v0."""
-    weight: float = 1.0
-    """Share of the groups, relative to the other environments'."""
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of gym.make."""
-
-    def make(self) -> Env:
-        """A new environment."""
-        return gym.make(self.id, **self.kwargs)
 
 
 class EnvPool:

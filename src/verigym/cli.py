@@ -1,0 +1,95 @@
+"""The command line: a table of commands, each a dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from verigym.tasks.errors import RunInterrupted, VerigymError
+
+# name: (module, class, what it does)
+COMMANDS = {
+    "envs": ("envs", "Envs", "list the environments"),
+    "validate": ("validate", "Validate", "check an environment's gold answers and null policies"),
+    "play": ("play", "Play", "play an environment by hand or watch an agent"),
+    "verify": ("verify", "Verify", "judge a file of answers"),
+    "sft": ("sft", "SFT", "warm-start a model on an environment's demonstrations"),
+    "train": ("train", "Train", "train an agent from a recipe"),
+    "eval": ("evaluate", "Evaluate", "measure a model's pass rate"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Wrong input is one line on standard error and exit status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from verigym import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except RunInterrupted as interruption:
+        print(f"verigym {arguments[0]}: {interruption}", file=sys.stderr)
+        return 130
+    except VerigymError as error:
+        print(f"verigym {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1  # the reader of our output is gone, such as `| head`
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    from verigym.tasks.errors import UnknownNameError
+
+    if name not in COMMANDS:
+        raise UnknownNameError.of("command", name, COMMANDS)
+    module, attribute, _ = COMMANDS[name]
+    command = getattr(import_module(f"verigym.commands.{module}"), attribute)
+    parsed = _parse(command, name, arguments)
+    return int(parsed.run())
+
+
+def _parse(command: type, name: str, arguments: Sequence[str]) -> object:
+    """The command with its options. Raises ConfigError where tyro would print a box and exit."""
+    import tyro
+
+    from verigym.tasks.errors import ConfigError
+
+    if hasattr(command, "parse"):
+        return command.parse(arguments)
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                command, args=list(arguments), prog=f"verigym {name}", config=(tyro.conf.FlagConversionOff,)
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(one_line(captured.getvalue(), name)) from None
+
+
+def one_line(box: str, name: str) -> str:
+    """What tyro prints in a box of several lines, as one sentence."""
+    words = re.sub(r"[\u2500-\u257f]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", box))
+    text = " ".join(words.split()).removeprefix("Parsing error ")
+    return re.split(r" For full helptext| Perhaps you meant| -{3,}| Similar", text)[0] + f"; see verigym {name} --help"
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in COMMANDS.items())
+    return f"usage: verigym COMMAND [options]\n\n{rows}\n\n`verigym COMMAND --help` lists the options."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
