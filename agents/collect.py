@@ -11,6 +11,7 @@ import numpy as np
 
 from verigym.agents._workers import Call, Workers
 from verigym.agents.agent import LocalAgent
+from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, Request, StopReason
 from verigym.agents.episode import Episode, Plan, Turn, derive_seed
 from verigym.envs.mixture import EnvSpec
@@ -51,8 +52,8 @@ class EnvPool:
 class _Live:
     """An episode that is being played: it turns what the environment says into requests, and back."""
 
-    def __init__(self, index: int, plan: Plan, env_id: str, agent: LocalAgent) -> None:
-        self.index, self.plan, self.env_id, self.agent = index, plan, env_id, agent
+    def __init__(self, index: int, plan: Plan, env_id: str, chat: Chat) -> None:
+        self.index, self.plan, self.env_id, self.chat = index, plan, env_id, chat
         self.request_id = 0
         self.env: Env | None = None
         self.ids: list[int] = []
@@ -68,17 +69,17 @@ class _Live:
         self.env = env
         self.messages = list(info.get("messages") or [{"role": "user", "content": observation}])
         self.tools = info.get("tools") or ()
-        self._feed(self.agent.chat.prompt(self.messages, self.tools))
+        self._feed(self.chat.prompt(self.messages, self.tools))
 
-    def request(self) -> Request | None:
+    def request(self, agent: LocalAgent) -> Request | None:
         """The next turn's request; None if the conversation fills the model's context."""
-        room = self.agent.engine.max_context - len(self.ids)
+        room = agent.engine.max_context - len(self.ids)
         left = getattr(self.env.unwrapped, "tokens_left", lambda: None)() if self.env else None
-        limit = min(room, self.agent.max_new_tokens if left is None else left)
+        limit = min(room, agent.max_new_tokens if left is None else left)
         if limit < 1:
             return None
         seed = derive_seed(self.plan.sampling_seed, len(self.turns))
-        return Request(self.request_id, self.request_id, self.ids, seed, self.agent.sampling(limit))
+        return Request(self.request_id, self.request_id, self.ids, seed, agent.sampling(limit))
 
     def absorb(self, generation: Generation) -> Callable[[], Any]:
         """Takes the sampled tokens; returns the environment's step on them."""
@@ -87,7 +88,7 @@ class _Live:
         self.mask += [True] * len(generation.token_ids)
         self.logprobs += generation.logprobs
         self.versions += generation.versions
-        action = self.agent.chat.canonical(generation.token_ids)
+        action = self.chat.canonical(generation.token_ids)
         self.messages.append({"role": "assistant", "content": action})
         env, tokens, cut = self.env, len(generation.token_ids), generation.stop_reason is StopReason.LENGTH
         assert env is not None
@@ -108,7 +109,7 @@ class _Live:
         new = list(info.get("messages") or ([{"role": "user", "content": observation}] if not ended else []))
         self.messages += new
         if not ended:
-            self._feed(self.agent.chat.suffix(new, self.ids[-1]))
+            self._feed(self.chat.suffix(new, self.ids[-1]))
 
     def episode(self, verdict: Verdict, *, terminated: bool, truncated: bool) -> Episode:
         return Episode(
@@ -190,7 +191,7 @@ class _Collection:
     def __init__(self, owner: Collector, plans: Sequence[Plan], on_progress: Callable[[], None]) -> None:
         self.owner, self.engine, self.on_progress = owner, owner.agent.engine, on_progress
         specs = owner.pool.specs
-        self.lives = [_Live(index, plan, specs[plan.env].id, owner.agent) for index, plan in enumerate(plans)]
+        self.lives = [_Live(index, plan, specs[plan.env].id, owner.agent.chat) for index, plan in enumerate(plans)]
         self.episodes: dict[int, Episode] = {}
         self.running: dict[int, _Live] = {}  # by request id
 
@@ -271,7 +272,7 @@ class _Collection:
                 verdict = info.get("verdict") or _verdict_of(sum(turn.reward for turn in live.turns))
                 self._end(live, live.episode(verdict, terminated=terminated, truncated=truncated))
                 return
-        request = live.request()
+        request = live.request(self.owner.agent)
         if request is not None:
             self.engine.submit(request)
             return
@@ -301,17 +302,19 @@ class _Collection:
         self.on_progress()
 
 
-def demonstrations(agent: LocalAgent, specs: Sequence[EnvSpec], plans: Sequence[Plan]) -> list[Episode]:
+def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) -> list[Episode]:
     """Episodes in which an environment's own demonstrations are played (`TextEnv.demonstration`)."""
     envs = [spec.make() for spec in specs]
     episodes = []
     for index, plan in enumerate(plans):
         env = envs[plan.env]
-        live = _Live(index, plan, specs[plan.env].id, agent)
+        live = _Live(index, plan, specs[plan.env].id, chat)
         live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
+        if not hasattr(env.unwrapped, "demonstration"):
+            raise ConfigError(f"{specs[plan.env].id} has no demonstrations: give it a method demonstration(rng)")
         rng = np.random.default_rng(plan.sampling_seed)
-        for action in env.unwrapped.demonstration(rng):  # type: ignore[attr-defined]
-            ids = tuple(agent.chat.turn(action))
+        for action in env.unwrapped.demonstration(rng):
+            ids = tuple(chat.turn(action))
             step = live.absorb(Generation(0, ids, (0.0,) * len(ids), (0,) * len(ids), StopReason.STOP))
             observation, reward, terminated, truncated, info = step()
             live.answered(observation, reward, info, terminated or truncated)

@@ -43,8 +43,8 @@ class DataSet:
     def _rows(self, split: str, source: str) -> Iterator[Row]:
         if not is_path(source):
             return read_hub(source, self.hub_config, split)
-        path = Path(source).expanduser()
-        if not source or not path.exists():
+        path = Path(os.path.expanduser(source))
+        if not source or not os.path.exists(path):
             raise TaskDataError(f"{self.name}/{split}: no file or folder '{source}'; check the path given as source")
         files = find_files(path, self, split) if path.is_dir() else [path]
         return (row for file in files for row in read_file(file))
@@ -99,7 +99,7 @@ def is_path(source: str) -> bool:
     """Whether `source` names a file or folder rather than a hub id ("org/name")."""
     if source.startswith((".", "/", "~")) or source.endswith(SUFFIXES) or source.count("/") != 1:
         return True
-    return Path(source).exists()
+    return os.path.exists(source)
 
 
 def find_files(folder: Path, data_set: DataSet, split: str) -> list[Path]:

@@ -13,10 +13,11 @@ class UnknownNameError(VerigymError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
-        """`no verifier 'maths'; did you mean 'math'?`, or the list of known names when none is near."""
-        names = sorted(known)
+        """`no verifier 'maths'; did you mean 'math'?`, or the first known names when none is near."""
+        names, name = sorted(known), name[:200]  # a name may be a model's output, of any length
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names[:20]) or 'none'}{more}"
         return cls(f"no {kind} '{name}'; {hint}")
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks._cache import read_once
+from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.task import TaskSet
 
 Factory = Callable[..., TaskSet]
@@ -47,6 +48,8 @@ def load(name: str, split: str = "train", source: str | os.PathLike[str] | None 
     with a single split takes all data files where none is named after any split.
 
     `options` are the set's own, such as `level` and `seed` of a generated one; `options(name)` lists them.
+    What is read from a source is kept, as task sets do not change: the same call gives the same object until a
+    file of the source changes.
 
     Raises UnknownNameError for a wrong name, split or option, and for a source given to a generated set;
     ConfigError for an option's value; TaskDataError for a source that is missing or holds a bad row.
@@ -57,13 +60,15 @@ def load(name: str, split: str = "train", source: str | os.PathLike[str] | None 
     for option in options:
         if option not in own:
             raise UnknownNameError.of(f"option of task set '{name}' named", option, own)
-    if source is None:
+    if "source" not in known and source is None:
         return factory(split=split, **options)
     if "source" not in known:
         raise UnknownNameError(
             f"task set '{name}' is generated and takes no source; its options: {', '.join(own) or 'none'}"
         )
-    return factory(split=split, source=source, **options)
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"source must be a hub id or a path, not {source!r}")
+    return read_once(factory, split, None if source is None else os.fspath(source), options)
 
 
 def _factory(name: str) -> Factory:

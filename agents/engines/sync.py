@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,14 @@ class WeightSync:
         if proven:
             self._learner, self._engine = learner, engine
         return SyncReport(version, slope, proven)
+
+    def state_dict(self) -> dict[str, object]:
+        """The last proven scores, so that a resumed run reports what an uninterrupted one does."""
+        return {"unproven": self.unproven, "learner": self._learner.tolist(), "engine": self._engine.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.unproven = int(state["unproven"])
+        self._learner, self._engine = np.array(state["learner"]), np.array(state["engine"])
 
     def _slope(self, learner: NDArray[np.float64], engine: NDArray[np.float64]) -> tuple[float, bool]:
         """Slope of the engine's change on the learner's, and whether the change stands out of the noise."""

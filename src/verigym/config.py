@@ -90,6 +90,39 @@ class TrainConfig:
         return self.eval_envs or tuple(spec.with_split("test") for spec in self.envs)
 
 
+@dataclass(frozen=True)
+class SFTConfig:
+    """A supervised warm start on an environment's own demonstrations."""
+
+    envs: tuple[EnvSpec, ...]
+    """The environments whose demonstrations are learned; several are a mixture by weight."""
+    output: str
+    """Folder for the trained checkpoint; it must not exist."""
+    model: str = "tiny"
+    """Checkpoint to start from: a folder, a hub id, or tiny for a new model of 1M parameters."""
+    steps: int = 200
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Demonstrations per step."""
+    demonstrations: int = 8192
+    """Different demonstrations to learn from; they are played once and then shuffled in passes."""
+    lr: float = 1e-3
+    """Learning rate of AdamW."""
+    seed: int = 0
+    """Seed of the new model, the tasks and the demonstrations."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model lives."""
+
+    def __post_init__(self) -> None:
+        if not self.envs:
+            raise ConfigError("envs is empty; name at least one environment")
+        for name in ("steps", "batch_size", "demonstrations"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ConfigError(f"lr must be above 0, not {self.lr}")
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError, in one line, if there is none."""
     try:

@@ -1,0 +1,51 @@
+"""How good a model is: pass rate on fixed tasks, with its confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verigym.agents.episode import Episode, mean_reward
+from verigym.tasks.errors import RunError
+from verigym.verifiers.verdict import Outcome
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """pass@1 over `tasks` tasks that could be judged, one episode each.
+
+    `low` and `high` bound the pass rate at 95 % (Wilson's interval: sound at 0 and 1 too).
+    """
+
+    pass_rate: float
+    low: float
+    high: float
+    reward: float
+    tasks: int
+    infra_errors: int
+
+    def __str__(self) -> str:
+        return f"{self.pass_rate:.3f} [{self.low:.3f}, {self.high:.3f}] on {self.tasks} tasks"
+
+
+def summarise(episodes: Sequence[Episode]) -> Evaluation:
+    """The evaluation of played episodes. Raises RunError if none could be judged."""
+    judged = [episode for episode in episodes if episode.verdict.outcome is not Outcome.INFRA_ERROR]
+    if not judged:
+        reason = episodes[0].verdict.reason if episodes else "there were none"
+        raise RunError(f"no episode of {len(episodes)} could be judged: {reason}")
+    passed = sum(episode.verdict.outcome is Outcome.CORRECT for episode in judged)
+    low, high = wilson(passed, len(judged))
+    rate = passed / len(judged)
+    return Evaluation(rate, low, high, mean_reward(judged), len(judged), len(episodes) - len(judged))
+
+
+def wilson(passed: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), at 95 % by default."""
+    rate = passed / total
+    centre = (rate + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
+    # At 0 and 1 the bound is the rate itself; rounding must not put it a hair beside.
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if passed == 0 else low), (1.0 if passed == total else high)

@@ -1,0 +1,74 @@
+"""Which tasks a step plays: a mixture by weight, each environment's tasks in shuffled passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from verigym.agents.episode import Plan, derive_seed
+from verigym.envs.mixture import EnvSpec
+
+
+class TaskSampler:
+    """A pure function of (seed, step, position): `position` holds how many tasks of each environment were drawn."""
+
+    def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
+        self.seed = seed
+        weights = np.array([spec.weight for spec in specs], float)
+        self.shares = weights / weights.sum()
+        self.task_ids = [task_ids(spec) for spec in specs]
+        self.position = [0] * len(specs)
+
+    def plan(self, step: int, groups: int, group_size: int) -> tuple[list[Plan], list[int]]:
+        """The episodes of a step, group by group, and the position after them (set it once they are played)."""
+        rng = np.random.default_rng(derive_seed(self.seed, "mixture", step))
+        position, plans = list(self.position), []
+        for group, env in enumerate(rng.choice(len(self.shares), size=groups, p=self.shares).tolist()):
+            ids = self.task_ids[env]
+            epoch, index = divmod(position[env], len(ids))
+            position[env] += 1
+            task_id = ids[_shuffled(derive_seed(self.seed, "pass", env, epoch), len(ids))[index]]
+            group_id = step * groups + group
+            plans += [
+                Plan(
+                    env, task_id, group_id, derive_seed(self.seed, "group", group_id), self._sampling(group_id, member)
+                )
+                for member in range(group_size)
+            ]
+        return plans, position
+
+    def _sampling(self, group_id: int, member: int) -> int:
+        return derive_seed(self.seed, "sampling", group_id, member)
+
+
+def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Plan]:
+    """One episode for each of the first tasks of every environment, `tasks` in all by weight."""
+    weights = np.array([spec.weight for spec in specs], float)
+    counts = np.maximum(1, np.round(tasks * weights / weights.sum())).astype(int)
+    plans: list[Plan] = []
+    for env, spec in enumerate(specs):
+        for task_id in task_ids(spec)[: counts[env]]:
+            seeds = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
+            plans.append(Plan(env, task_id, len(plans), *seeds))
+    return plans
+
+
+def task_ids(spec: EnvSpec) -> list[str]:
+    """The ids of an environment's tasks; of one that has no task set, a single empty id: the seed decides."""
+    env = spec.make()
+    found = [task.id for task in _tasks(env)] or [""]
+    env.close()
+    return found
+
+
+def _tasks(env: gym.Env[str, str]) -> Sequence[object]:
+    return getattr(env.unwrapped, "tasks", ())
+
+
+@lru_cache(maxsize=8)
+def _shuffled(seed: int, size: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(size)

@@ -1,0 +1,270 @@
+"""A training run: collect, advantages, update, sync, log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from verigym.agents.agent import LocalAgent, load_chat, load_model
+from verigym.agents.collect import Collector
+from verigym.agents.engines.sync import SyncReport, WeightSync
+from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.episode import Episode, mean_reward
+from verigym.agents.learners.grpo import GRPO
+from verigym.config import TrainConfig, build, to_plain
+from verigym.display import Display
+from verigym.evaluation import Evaluation, summarise
+from verigym.interrupts import Interrupts
+from verigym.loggers import open_loggers
+from verigym.run_folder import RunFolder
+from verigym.task_sampler import TaskSampler, evaluation_plans
+from verigym.tasks.errors import RunError, RunInterrupted
+from verigym.verifiers.verdict import Outcome
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    steps: int
+    best: Evaluation | None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        return RunFolder(self.folder).metrics()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best checkpoint if the run evaluated, else the last one: an ordinary transformers folder."""
+        best = self.folder / "checkpoints" / "best"
+        return best if best.exists() else RunFolder(self.folder).latest()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Exports model and tokenizer of `checkpoint`, without the run's state."""
+        tokenizer, _ = load_chat(self.checkpoint)
+        load_model(self.checkpoint).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Run:
+    """Trains as `config` says; `resume` goes on from the last checkpoint in `config.run`.
+
+    Raises ConfigError for a configuration that cannot work, RunError for a run that had to stop, SyncError if
+    the engine does not follow the weights, RunInterrupted (after a checkpoint) on Ctrl-C.
+    """
+    with Interrupts() as interrupts, Trainer(config, interrupts, resume=resume) as trainer:
+        trainer.run()
+        return Run(trainer.folder.path, trainer.step, trainer.best)
+
+
+def resume(path: str | Path, **changes: Any) -> Run:
+    """Goes on with the run in the folder `path`; `changes` replace fields of its configuration, such as `steps`."""
+    config = build(TrainConfig, RunFolder(path).read_config(), "config.yaml")
+    return train(replace(config, run=str(path), **changes), resume=True)
+
+
+class Trainer:
+    """The parts of a run and its state between two steps."""
+
+    def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool) -> None:
+        self.config, self.interrupts = config, interrupts
+        self.folder = RunFolder(config.run)
+        state = self._open_folder(resume)
+        source = self.folder.latest() if resume else config.model
+        device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
+        self.tokenizer, chat = load_chat(source)
+        self.model = load_model(source, device=device)
+        engine_dtype = torch.bfloat16 if low_precision else torch.float32
+        engine = TransformersEngine(load_model(source, dtype=engine_dtype, device=device), slots=config.slots)
+        self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        self.learner = GRPO(
+            self.model,
+            config.grpo,
+            reference=self._reference(resume, device) if config.grpo.kl_coefficient > 0 else None,
+            temperature=config.temperature,
+            max_policy_tokens=config.max_new_tokens,
+            autocast=torch.bfloat16 if low_precision else None,
+        )
+        self.sync = WeightSync(self.model, engine)
+        self.sampler = TaskSampler(config.envs, config.seed)
+        self.collector, self.evaluator = self._collector(config.envs), self._collector(config.evaluated_envs)
+        self.step, self.evaluated, self.stopped = 0, -1, False
+        self.best: Evaluation | None = None
+        self._restore(state)
+        self.loggers = open_loggers(config, self.folder.path, self.step)
+        self.display = Display(config, self.collector)
+
+    def run(self) -> None:
+        """Steps to the end, five verbs each. Ctrl-C leaves a checkpoint to go on from."""
+        config = self.config
+        self.sync.prove_each()
+        try:
+            self._after_step()
+            while self.step < config.steps and not self.stopped:
+                step, times = self.step, _Times()
+                plans, position = self.sampler.plan(step, config.groups, config.group_size)
+                episodes = self.collector.collect(plans, on_progress=self.display.refresh)
+                self._refuse_unjudged(episodes)
+                times.mark("collect")
+                advantages = self.learner.advantages(episodes)
+                metrics = self.learner.update(episodes, advantages)
+                times.mark("update")
+                report = self.sync.send(step + 1)
+                times.mark("sync")
+                self.folder.write_episodes(step + 1, episodes)
+                self.step, self.sampler.position = step + 1, position
+                self._log(step + 1, {**_episode_metrics(episodes), **metrics, **_sync_metrics(report), **times.seconds})
+                self._after_step()
+        except RunInterrupted:
+            self._save()
+            raise RunInterrupted(
+                f"checkpoint of step {self.step} written; go on with: verigym train --resume {self.folder.path}"
+            ) from None
+        self._save()
+        self.folder.plot()
+
+    def _after_step(self) -> None:
+        """Evaluation and checkpoint where they are due; also before the first step."""
+        config, last = self.config, self.step == self.config.steps
+        due = config.eval_every and (self.step % config.eval_every == 0 or last)
+        if due and self.evaluated != self.step:
+            self._log(self.step, self._evaluate(self.step))
+            self.evaluated = self.step
+        if self.interrupts.requested:
+            raise RunInterrupted("interrupted")
+        if self.step % config.checkpoint_every == 0:
+            self._save()
+            self.folder.plot()
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Plays the evaluation's tasks; keeps the best checkpoint."""
+        started = time.monotonic()
+        plans = evaluation_plans(self.config.evaluated_envs, self.config.eval_tasks, self.config.seed)
+        result = summarise(self.evaluator.collect(plans, on_progress=self.display.refresh))
+        if self.best is None or result.pass_rate > self.best.pass_rate:
+            self.best = result
+            self.folder.save("best", self.model, self.tokenizer)
+        if self.config.stop_at is not None and step > 0 and result.pass_rate >= self.config.stop_at:
+            self.stopped = True
+        names = ("pass_rate", "low", "high", "reward", "tasks", "infra_errors")
+        return {f"eval/{name}": getattr(result, name) for name in names} | {"time/eval": time.monotonic() - started}
+
+    def _log(self, step: int, metrics: dict[str, Any]) -> None:
+        self.folder.log({"step": step, **metrics})
+        for logger in self.loggers:
+            logger.log(step, metrics)
+        self.display.update(step, metrics)
+
+    def _refuse_unjudged(self, episodes: Sequence[Episode]) -> None:
+        broken = [episode for episode in episodes if episode.verdict.outcome is Outcome.INFRA_ERROR]
+        if len(broken) > self.config.max_infra_error_rate * len(episodes):
+            self._save()
+            raise RunError(
+                f"step {self.step + 1}: {len(broken)} of {len(episodes)} episodes could not be judged, more than the "
+                f"{self.config.max_infra_error_rate:.0%} allowed; the first: {broken[0].verdict.reason}"
+            )
+
+    # State.
+
+    def _open_folder(self, resume: bool) -> dict[str, Any] | None:
+        if not resume:
+            self.folder.create(to_plain(self.config))
+            return None
+        state: dict[str, Any] = torch.load(self.folder.latest() / "state.pt", weights_only=True, map_location="cpu")
+        self.folder.cut(state["step"])
+        self.folder.write_config(to_plain(self.config))
+        return state
+
+    def _reference(self, resume: bool, device: str) -> Any:
+        """The frozen model that training started from, kept in the run folder for resuming."""
+        path = self.folder.checkpoints_path / "reference"
+        if not resume:
+            tokenizer, _ = load_chat(self.config.model)
+            self.folder.save("reference", load_model(self.config.model), tokenizer)
+        return load_model(path, device=device).requires_grad_(False)
+
+    def _collector(self, specs: Sequence[Any]) -> Collector:
+        return Collector(
+            self.agent,
+            specs,
+            deterministic=self.config.deterministic,
+            concurrency=self.config.concurrency,
+            env_timeout=self.config.env_timeout,
+            interrupted=lambda: self.interrupts.requested,
+        )
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "stopped": self.stopped,
+            "optimizer": self.learner.optimizer.state_dict(),
+            "sampler": self.sampler.position,
+            "sync": self.sync.state_dict(),
+            "best": None if self.best is None else asdict(self.best),
+        }
+        self.folder.save_step(self.step, self.model, self.tokenizer, state)
+
+    def _restore(self, state: dict[str, Any] | None) -> None:
+        self.sync.start(0 if state is None else state["step"])
+        if state is None:
+            return
+        self.step, self.evaluated, self.stopped = state["step"], state["evaluated"], state["stopped"]
+        self.sampler.position = state["sampler"]
+        self.best = None if state["best"] is None else Evaluation(**state["best"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.sync.load_state_dict(state["sync"])
+
+    def __enter__(self) -> Trainer:
+        self.display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.display.stop()
+        for logger in self.loggers:
+            logger.close()
+        self.collector.close()
+        self.evaluator.close()
+        self.agent.engine.close()
+
+
+class _Times:
+    """Seconds between marks, as metrics `time/...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def mark(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[f"time/{name}"] = now - self._last
+        self._last = now
+
+
+def _episode_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
+    judged = [episode for episode in episodes if not math.isnan(episode.reward)]
+    tokens = [episode.num_policy_tokens for episode in episodes]
+    return {
+        "reward": mean_reward(episodes),
+        "pass_rate": float(np.mean([e.verdict.outcome is Outcome.CORRECT for e in judged])) if judged else math.nan,
+        "episodes": len(episodes),
+        "infra_errors": len(episodes) - len(judged),
+        "truncated_share": float(np.mean([episode.truncated for episode in episodes])),
+        "turns": float(np.mean([len(episode.turns) for episode in episodes])),
+        "policy_tokens": int(sum(tokens)),
+        "policy_tokens_per_episode": float(np.mean(tokens)),
+    }
+
+
+def _sync_metrics(report: SyncReport) -> dict[str, Any]:
+    return {"sync/version": report.version, "sync/slope": report.slope, "sync/proven": float(report.proven)}
