@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as transformers_logging
 
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Engine, Request, Sampling
@@ -67,10 +69,30 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     """A causal language model from a hub id or a folder. Raises ConfigError, in one line, if there is none."""
     _require_checkpoint(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+        with without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a model from '{path}': {_first_line(error)}") from error
     return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def save_checkpoint(path: str | Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Writes an ordinary transformers checkpoint."""
+    with without_progress_bars():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keeps transformers from drawing bars over the run's own display."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
@@ -82,10 +104,8 @@ def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a tokenizer from '{path}': {_first_line(error)}") from error
     eos = config.eos_token_id
-    try:
+    with contextlib.suppress(OSError):  # a checkpoint need not have a generation config
         eos = GenerationConfig.from_pretrained(str(path)).eos_token_id or eos
-    except OSError:
-        pass  # a checkpoint need not have a generation config
     stops = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     return tokenizer, Chat(tokenizer, stops)
 

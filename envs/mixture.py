@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
 
+from verigym.envs.registration import registered_ids
 from verigym.tasks.errors import ConfigError, UnknownNameError
 
 
@@ -25,12 +27,18 @@ class EnvSpec:
             raise ConfigError(f"the weight of {self.id} must be above 0, not {self.weight}")
 
     def make(self) -> gym.Env[str, str]:
-        """A new environment. Raises UnknownNameError for an id that is not registered."""
-        name = self.id.rpartition(":")[2]
-        if ":" not in self.id and name not in gym.registry:
-            known = [env_id for env_id in gym.registry if env_id.startswith("verigym/")] or list(gym.registry)
-            raise UnknownNameError.of("environment", name, known)
-        return gym.make(self.id, **self.kwargs)
+        """A new environment. Raises UnknownNameError for an id that is not registered, ConfigError for a bad module."""
+        module, _, name = self.id.rpartition(":")
+        try:
+            if module:
+                import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"cannot import the module of '{self.id}': {error}") from error
+        if name not in gym.registry:
+            ours = registered_ids()  # plug-ins are looked for only now
+            if name not in gym.registry:
+                raise UnknownNameError.of("environment", name, ours)
+        return gym.make(name, **self.kwargs)
 
     def with_split(self, split: str) -> "EnvSpec":
         """The same environment on another split of its tasks."""

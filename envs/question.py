@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from verigym import tasks as task_sets
-from verigym import verifiers
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.errors import ConfigError, EnvUsageError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.tool import Tool
+from verigym.verifiers.verdict import Submission
 from verigym.verifiers.verifier import Verifier
 
 Demonstrate = Callable[[Task, np.random.Generator], list[str]]
@@ -25,20 +25,23 @@ class QuestionEnv(TextEnv):
     """The user asks; a turn without a tool call is the answer and ends the task.
 
     With `tools`, a turn may call one or more of them (canonical syntax, see `tasks.canonical`): each call is
-    answered by a tool message, a malformed one by a tool message that says what is wrong.
+    answered by a tool message, a malformed one by a tool message that says what is wrong. Of a turn that calls and
+    is the last one by the budget, the text beside the calls is judged.
 
     Args:
-        task_set: a TaskSet, or the name of one for `tasks.load` with `split`, `source` and `task_options`.
-        verifier: a Verifier, or the registered name of one.
+        task_set: a TaskSet (`split` then says nothing), or the name of one for `tasks.load` with `split`, `source`
+            and `task_options`.
+        verifier: the registered name of a Verifier, or one that may be shared and that its owner closes.
         instructions: a text put under the question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none).
-        tools: functions or Tools, or "module:attribute" paths to them.
+        tools: functions or Tools, or "module:attribute" paths to them; one or several.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
         chance: the reward that a policy blind to the question can earn; a number, or "module:function" of `level`.
         demonstrate: function (task, rng) -> turns, or "module:attribute" of one; default: the boxed gold answer.
         task_options: further options of the task set, such as `level` and `seed` of a generated one.
 
-    Raises UnknownNameError for an option that neither the environment nor the task set has.
+    Raises UnknownNameError for an option that neither the environment nor the task set has, ConfigError for a
+    value that cannot be.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class QuestionEnv(TextEnv):
         verifier: Verifier | str = "math",
         instructions: str = "",
         system_prompt: str = "",
-        tools: Sequence[Callable[..., Any] | Tool | str] = (),
+        tools: Sequence[Callable[..., Any] | Tool | str] | Callable[..., Any] | Tool | str = (),
         max_turns: int = 1,
         max_tokens_per_turn: int | None = 1024,
         max_tokens_per_episode: int | None = None,
@@ -59,30 +62,16 @@ class QuestionEnv(TextEnv):
         render_mode: str | None = None,
         **task_options: Any,
     ) -> None:
-        if isinstance(task_set, str):
-            own = set(inspect.signature(QuestionEnv.__init__).parameters) - {
-                "self",
-                "task_options",
-                "task_set",
-            }
-            check_options(task_options, own | set(task_sets.options(task_set)))
-            task_set = task_sets.load(task_set, split=split, source=source, **task_options)
-        else:
-            check_options(
-                task_options,
-                set(inspect.signature(QuestionEnv.__init__).parameters) - {"self", "task_options"},
-            )
-        if isinstance(chance, str):
-            chance = float(_resolve(chance)(**{k: v for k, v in task_options.items() if k == "level"}))
         super().__init__(
-            task_set,
-            verifiers.make(verifier) if isinstance(verifier, str) else verifier,
+            _task_set(task_set, split, source, task_options),
+            verifier,
             budget=Budget(max_turns, max_tokens_per_turn, max_tokens_per_episode),
-            chance=chance,
+            chance=_chance(chance, task_options),
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
-        self._tools = {tool.name: tool for tool in map(_as_tool, tools)}
+        several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
+        self._tools = {tool.name: tool for tool in map(_as_tool, several)}
         self._demonstrate = _resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
 
     def opening(self, task: Task) -> list[Message]:
@@ -106,12 +95,19 @@ class QuestionEnv(TextEnv):
         answers += [{"role": "tool", "name": "error", "content": f"error: {error}"} for error in turn.errors]
         return Reply(answers)
 
+    def submission(self, action: str) -> Submission:
+        turn = parse_turn(action) if self._tools else None
+        if turn is None or not (turn.calls or turn.errors):
+            return super().submission(action)
+        # what stands inside a call is an argument, not an answer
+        return Submission(turn.content, tuple(self._messages))
+
     def demonstration(self, rng: np.random.Generator) -> list[str]:
-        assert self._task is not None, "demonstration() follows reset()"
+        if self._task is None:
+            raise EnvUsageError("demonstration outside an episode: call reset first")
         if self._demonstrate is not None:
             return self._demonstrate(self._task, rng)
-        target = self._task.target
-        return [f"\\boxed{{{target[0] if isinstance(target, list) else target}}}"]
+        return self.golds(self._task)[:1]
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
         if name not in self._tools:
@@ -119,20 +115,47 @@ class QuestionEnv(TextEnv):
         return self._tools[name].call(arguments)
 
 
-def check_options(given: dict[str, Any], known: set[str]) -> None:
-    """Raises UnknownNameError, with a suggestion, for the first option that is not known."""
-    for name in given:
+def _task_set(task_set: TaskSet | str, split: str, source: str | None, options: dict[str, Any]) -> TaskSet:
+    """The task set, loaded if it is a name. Raises UnknownNameError for an option that nobody knows."""
+    if not isinstance(task_set, TaskSet | str):
+        raise ConfigError(f"task_set must be a TaskSet or the name of one, not {task_set!r}")
+    own = set(inspect.signature(QuestionEnv.__init__).parameters) - {"self", "task_set", "task_options"}
+    known = own | set(task_sets.options(task_set) if isinstance(task_set, str) else ())
+    for name in options:
         if name not in known:
             raise UnknownNameError.of("environment option", name, known)
+    if isinstance(task_set, str):
+        return task_sets.load(task_set, split=split, source=source, **options)
+    if source is not None:
+        raise ConfigError("a TaskSet is given, so there is nothing to load: leave source out")
+    return task_set
+
+
+def _chance(chance: float | str, options: dict[str, Any]) -> float:
+    if isinstance(chance, str):
+        chance = _resolve(chance)(**{name: value for name, value in options.items() if name == "level"})
+    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
+        raise ConfigError(f"chance must be a number from 0 to 1, not {chance!r}")
+    return float(chance)
 
 
 def _resolve(path: str) -> Callable[..., Any]:
-    module, attribute = path.split(":")
-    function: Callable[..., Any] = getattr(import_module(module), attribute)
-    return function
+    module, _, attribute = path.partition(":")
+    try:
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"'{path}' must name a function as module:attribute ({error})") from error
+    if not callable(function) and not isinstance(function, Tool):
+        raise ConfigError(f"'{path}' is not a function")
+    return function  # type: ignore[no-any-return]
 
 
 def _as_tool(tool: Callable[..., Any] | Tool | str) -> Tool:
     if isinstance(tool, str):
         tool = _resolve(tool)
-    return tool if isinstance(tool, Tool) else Tool.from_function(tool)
+    if isinstance(tool, Tool):
+        return tool
+    try:
+        return Tool.from_function(tool)
+    except TypeError as error:
+        raise ConfigError(f"not a tool: {error}") from error

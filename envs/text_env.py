@@ -6,16 +6,19 @@ import re
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from verigym import verifiers
+from verigym.envs._waiting import call_until
 from verigym.envs.spaces import TextSpace
 from verigym.tasks.errors import ConfigError, EnvClosedError, EnvUsageError, SnapshotError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
-from verigym.verifiers.verdict import Submission
+from verigym.verifiers.verdict import Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
 Message = dict[str, Any]
@@ -59,16 +62,19 @@ class TextEnv(gym.Env[str, str]):
     (JSON schemas, on reset) and `verdict` (at the end). The rewards of `step` sum to the return; the verdict's
     reward comes with the last step. The end by a budget is `truncated`; the text as it stands is judged then too.
 
+    A verifier given by name is made, and closed, by the environment. One given as an object may be shared: it
+    stays open, and `close` ends only this environment's wait for it.
+
     A subclass implements `respond`. Raises UnknownNameError for an unknown reset option or task,
     EnvUsageError for a wrong action or a step outside an episode, EnvClosedError after `close`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own declaration
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(
         self,
         tasks: TaskSet,
-        verifier: Verifier,
+        verifier: Verifier | str,
         *,
         budget: Budget,
         chance: float = 0.0,
@@ -78,7 +84,11 @@ class TextEnv(gym.Env[str, str]):
             raise ConfigError(f"{tasks!r} is empty; an environment needs at least one task")
         if render_mode not in (None, "ansi"):
             raise UnknownNameError.of("render mode", str(render_mode), ["ansi"])
-        self.tasks, self.verifier, self.budget, self.chance = tasks, verifier, budget, chance
+        if not isinstance(verifier, Verifier | str):
+            raise ConfigError(f"verifier must be a Verifier or the name of one, not {verifier!r}")
+        self.tasks, self.budget, self.chance = tasks, budget, chance
+        self._owns_verifier = isinstance(verifier, str)
+        self.verifier = verifiers.make(verifier) if isinstance(verifier, str) else verifier
         self.render_mode = render_mode
         self.observation_space, self.action_space = TextSpace(), TextSpace()
         self._closed = threading.Event()
@@ -103,6 +113,10 @@ class TextEnv(gym.Env[str, str]):
         """JSON schemas of the tools that the agent may call."""
         return []
 
+    def golds(self, task: Task) -> list[str]:
+        """Final turns that are right, one for each accepted answer, for validation."""
+        return self.verifier.golds(task)
+
     def demonstration(self, rng: np.random.Generator) -> list[str]:
         """The turns of one demonstration of the current task, for a supervised warm start."""
         raise NotImplementedError(f"{type(self).__name__} has no demonstrations")
@@ -116,14 +130,16 @@ class TextEnv(gym.Env[str, str]):
         for name in options:
             if name not in ("task", "snapshot"):
                 raise UnknownNameError.of("reset option", name, ["task", "snapshot"])
-        snapshot = options.get("snapshot")
+        snapshot, task_id = options.get("snapshot"), options.get("task")
         if snapshot is not None:
+            if task_id is not None:
+                raise EnvUsageError("a snapshot names its own task: give the option 'task' or 'snapshot', not both")
             return self._restore(snapshot)
         if seed is None:
-            # Every episode has a seed of its own, so that a snapshot can name it.
-            seed = int(self.np_random.integers(2**31))
+            # Every episode has a seed of its own, so that a snapshot can name it. Seeds this wide do not repeat
+            # within a run, as each one follows from the one before.
+            seed = int(self.np_random.integers(2**62))
         super().reset(seed=seed)
-        task_id = options.get("task")
         if task_id is None:
             task_id = self.tasks[int(self.np_random.integers(len(self.tasks)))].id
         return self._open(self.tasks.get(str(task_id)))
@@ -139,19 +155,17 @@ class TextEnv(gym.Env[str, str]):
         self._announced = None
         self._turns.append((action, tokens))
         self._messages.append({"role": "assistant", "content": action})
-        reply = self.respond(action)
+        reply = Reply() if cut else self.respond(action)  # a turn that was cut short says nothing reliable
         self._refuse_if_closed()
         new = [dict(message) for message in reply.messages]
-        self._messages.extend(new)
+        self._messages.extend(deepcopy(new))
         truncated = cut or (not reply.final and self._spent())
         terminated = reply.final and not truncated
         info: dict[str, Any] = {"task_id": self._task.id, "messages": new}
         reward = float(reply.reward)
         if terminated or truncated:
             self._over = True
-            verdict = self.verifier.verify(self.submission(action), self._task)
-            self._refuse_if_closed()
-            info["verdict"] = verdict
+            verdict = info["verdict"] = self._judge(self.submission(action), self._task)
             reward += verdict.reward
         return observation_of(new), reward, terminated, truncated, info
 
@@ -181,10 +195,10 @@ class TextEnv(gym.Env[str, str]):
             raise EnvUsageError("snapshot outside an episode: call reset first")
         return {
             "task": self._task.id,
-            "tasks": self.tasks.fingerprint if len(self.tasks) <= 10_000 else repr(self.tasks),
+            "task_hash": self._task.content_hash(),
             "seed": int(self.np_random_seed or 0),
             "turns": [list(turn) for turn in self._turns],
-            "messages": [dict(message) for message in self._messages],
+            "messages": deepcopy(self._messages),
         }
 
     def render(self) -> str | None:  # type: ignore[override]
@@ -194,32 +208,56 @@ class TextEnv(gym.Env[str, str]):
         return "\n".join(f"[{message['role']}] {message['content']}" for message in self._messages)
 
     def close(self) -> None:
-        """Ends the environment and, from another thread, what a running `step` waits for."""
+        """Ends the environment and, from another thread, what a running `step` waits for. Idempotent."""
         self._closed.set()
-        self.verifier.close()
+        if self._owns_verifier:
+            self.verifier.close()
 
     # What stays inside.
 
     def _open(self, task: Task) -> tuple[str, dict[str, Any]]:
         self._task, self._turns, self._announced, self._over = task, [], None, False
         self._messages = self.opening(task)
-        messages = [dict(message) for message in self._messages]
-        return observation_of(messages), {"task_id": task.id, "tools": self.tools, "messages": messages}
+        info = {"task_id": task.id, "tools": deepcopy(self.tools), "messages": deepcopy(self._messages)}
+        return observation_of(self._messages), info
 
     def _restore(self, snapshot: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Replays a snapshot and compares; `info["messages"]` is then the whole conversation."""
-        missing = {"task", "seed", "turns", "messages"} - set(snapshot)
-        if missing:
-            raise SnapshotError(f"the snapshot lacks {', '.join(sorted(missing))}; it must come from snapshot()")
-        observation, info = self.reset(seed=snapshot["seed"], options={"task": snapshot["task"]})
-        for action, tokens in snapshot["turns"]:
+        try:
+            task_id, content = str(snapshot["task"]), snapshot["task_hash"]
+            seed, messages = int(snapshot["seed"]), list(snapshot["messages"])
+            turns = [(str(action), int(tokens)) for action, tokens in snapshot["turns"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"not a snapshot of an environment ({error}); it must come from snapshot()") from error
+        try:
+            observation, info = self._replay(task_id, seed, turns)
+            if self._task is None or self._task.content_hash() != content:
+                raise SnapshotError(f"the task '{task_id}' is not the one that the snapshot was taken of")
+            if self._messages != messages:
+                raise SnapshotError(f"the snapshot of task '{task_id}' replays to other messages than it holds")
+        except UnknownNameError as error:
+            raise SnapshotError(f"the snapshot is of another environment: {error}") from error
+        except SnapshotError:
+            self._over = True
+            raise
+        return observation, {**info, "messages": deepcopy(self._messages)}
+
+    def _replay(self, task_id: str, seed: int, turns: Sequence[tuple[str, int]]) -> tuple[str, dict[str, Any]]:
+        observation, info = self.reset(seed=seed, options={"task": task_id})
+        for action, tokens in turns:
             self.announce(tokens)
             observation, _, terminated, truncated, _ = self.step(action)
             if terminated or truncated:
-                raise SnapshotError(f"the snapshot of task '{snapshot['task']}' ended on replay; it did not when taken")
-        if self._messages != list(snapshot["messages"]):
-            raise SnapshotError(f"the snapshot of task '{snapshot['task']}' replays to other messages than it holds")
-        return observation, {**info, "messages": [dict(message) for message in self._messages]}
+                raise SnapshotError(f"the snapshot of task '{task_id}' ended on replay; it did not when taken")
+        return observation, info
+
+    def _judge(self, submission: Submission, task: Task) -> Verdict:
+        if self._owns_verifier:
+            verdict = self.verifier.verify(submission, task)
+        else:
+            verdict = call_until(self._closed, lambda: self.verifier.verify(submission, task))
+        self._refuse_if_closed()
+        return verdict
 
     def _estimate(self, action: str) -> tuple[int, bool]:
         tokens, left = estimate_tokens(action), self.tokens_left()

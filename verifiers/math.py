@@ -63,6 +63,9 @@ class MathVerifier(Verifier):
             judged = iter(list(threads.map(lambda pair: self.verify(*pair), open_pairs)))
         return [verdict if verdict is not None else next(judged) for verdict in verdicts]
 
+    def golds(self, task: Task) -> list[str]:
+        return [f"\\boxed{{{gold.text}}}" for gold in _golds(task.target)]
+
     def close(self) -> None:
         """Ends the waits of calls in flight, which return an INFRA_ERROR; the pool goes on for others."""
         self._closed.set()

@@ -48,6 +48,10 @@ class Verdict:
         if (self.outcome is Outcome.INFRA_ERROR) != math.isnan(self.reward) or math.isinf(self.reward):
             raise ValueError(f"a verdict of {self.outcome.value} cannot have the reward {self.reward}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a read-only mapping cannot be pickled or copied; vector environments send verdicts between processes
+        return Verdict, (self.reward, self.outcome, self.reason, dict(self.components), dict(self.details))
+
     @classmethod
     def infra_error(cls, reason: str, **details: Any) -> "Verdict":
         """The verdict of a verification that failed through no fault of the submission."""

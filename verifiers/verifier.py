@@ -24,6 +24,14 @@ class Verifier(ABC):
         """The verdicts in order. Pools and models override this; the default is a loop."""
         return [self.verify(submission, task) for submission, task in pairs]
 
+    def golds(self, task: Task) -> list[str]:
+        """Texts that must earn full reward, one for each accepted answer; a subclass gives them their form.
+
+        Raises VerifierInputError if the task itself cannot be judged.
+        """
+        targets = task.target if isinstance(task.target, list | tuple) else [task.target]
+        return [str(target) for target in targets]
+
     def close(self) -> None:
         """Ends what `verify` waits for, from any thread, and frees what this verifier holds. Idempotent."""
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from verigym.tasks.errors import RunInterrupted, VerigymError
 
@@ -59,20 +60,25 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     return int(parsed.run())
 
 
-def _parse(command: type, name: str, arguments: Sequence[str]) -> object:
-    """The command with its options. Raises ConfigError where tyro would print a box and exit."""
+def _parse(command: Any, name: str, arguments: Sequence[str]) -> Any:
+    """The command with its options; one whose options depend on a recipe has a `parse` of its own."""
+    if hasattr(command, "parse"):
+        return command.parse(arguments)
+    return parse_options(command, name, arguments)
+
+
+def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any = None) -> Any:
+    """A dataclass from command-line options. Raises ConfigError where tyro would print a box and exit."""
     import tyro
 
     from verigym.tasks.errors import ConfigError
 
-    if hasattr(command, "parse"):
-        return command.parse(arguments)
     captured = io.StringIO()
+    known = {} if default is None else {"default": default}
+    options = (tyro.conf.FlagConversionOff,)
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                command, args=list(arguments), prog=f"verigym {name}", config=(tyro.conf.FlagConversionOff,)
-            )
+            return tyro.cli(kind, args=list(arguments), prog=f"verigym {name}", config=options, **known)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
 from verigym.tasks.errors import ConfigError, RunError
 
@@ -107,8 +108,7 @@ class RunFolder:
         """Writes `checkpoints/<name>` as a whole or not at all."""
         target, writing = self.checkpoints_path / name, self.checkpoints_path / f".writing-{name}"
         shutil.rmtree(writing, ignore_errors=True)
-        model.save_pretrained(writing)
-        tokenizer.save_pretrained(writing)
+        save_checkpoint(writing, model, tokenizer)
         if state is not None:
             torch.save(dict(state), writing / "state.pt")
         for path in writing.iterdir():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from verigym.agents.agent import load_chat, load_model
+from verigym.agents.agent import load_chat, load_model, save_checkpoint
 from verigym.agents.chat import Chat
 from verigym.agents.collect import demonstrations
 from verigym.agents.episode import Episode, derive_seed
@@ -49,8 +49,7 @@ def sft(
         metrics = learner.update([episodes[index] for index in batch])
         tokens, loss = tokens + int(metrics["tokens"]), metrics["loss"]
         on_step(step + 1, metrics)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    save_checkpoint(output, model, tokenizer)
     return SupervisedRun(output, loss, tokens)
 
 

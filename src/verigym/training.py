@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, load_model
+from verigym.agents.agent import LocalAgent, load_chat, load_model, save_checkpoint
 from verigym.agents.collect import Collector
 from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
@@ -51,8 +51,7 @@ class Run:
     def save_pretrained(self, path: str | Path) -> None:
         """Exports model and tokenizer of `checkpoint`, without the run's state."""
         tokenizer, _ = load_chat(self.checkpoint)
-        load_model(self.checkpoint).save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        save_checkpoint(path, load_model(self.checkpoint), tokenizer)
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Run:

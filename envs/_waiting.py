@@ -1,0 +1,31 @@
+"""Waits that another thread can end."""
+
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from typing import TypeVar
+
+from verigym.tasks.errors import EnvClosedError
+
+T = TypeVar("T")
+_TICK = 0.05  # seconds until a wait notices that it was ended
+
+
+def call_until(ended: threading.Event, function: Callable[[], T]) -> T:
+    """The result of `function`, called in a thread of its own. Raises EnvClosedError once `ended` is set.
+
+    The thread cannot be stopped: it goes on until `function` returns, and does not keep the process alive.
+    """
+    future: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # it is raised where the result is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="verigym-wait", daemon=True).start()
+    while not ended.is_set():
+        if futures.wait([future], timeout=_TICK).done:
+            return future.result()
+    raise EnvClosedError("the environment was closed")

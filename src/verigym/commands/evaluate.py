@@ -1,0 +1,95 @@
+"""`verigym eval --model PATH --env ID`: pass@1 with its confidence interval."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from verigym.commands._arguments import key_values
+from verigym.envs.mixture import EnvSpec
+from verigym.tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a model's pass rate: one episode per task, 95 % confidence interval (Wilson)."""
+
+    model: str
+    """Checkpoint: a folder or a hub id."""
+    env: str
+    """Gymnasium id, such as verigym/GSM8K-v0."""
+    tasks: int | None = None
+    """The first so many tasks; default: all."""
+    split: str = "test"
+    """Split of the environment's tasks."""
+    source: str | None = None
+    """Where the task set is read from: a file, a folder or a hub id."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A keyword argument of the environment, as key=value; may be repeated."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the most probable token."""
+    max_new_tokens: int = 1024
+    """Tokens per turn where the environment sets no budget."""
+    seed: int = 0
+    """Seed of episodes and sampling."""
+    deterministic: bool = False
+    """Lockstep: the same seed gives the same episodes to the bit."""
+    slots: int = 256
+    """Requests that the engine runs at a time."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model lives."""
+    output: str | None = None
+    """Write every episode to this file (JSONL)."""
+
+    def run(self) -> int:
+        if (
+            self.temperature < 0
+            or self.slots < 1
+            or self.max_new_tokens < 1
+            or (self.tasks is not None and self.tasks < 1)
+        ):
+            raise ConfigError("temperature must be at least 0; tasks, slots and max-new-tokens at least 1")
+        kwargs = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
+        spec = EnvSpec(self.env, kwargs=kwargs)
+        from verigym.task_sampler import evaluation_plans, task_ids
+
+        count = len(task_ids(spec)) if self.tasks is None else self.tasks
+        plans = evaluation_plans([spec], count, self.seed)
+        from verigym.evaluation import summarise
+
+        episodes = self._play(spec, plans)
+        result = summarise(episodes)
+        if self.output:
+            lines = (json.dumps(episode.to_json(), ensure_ascii=True) + "\n" for episode in episodes)
+            Path(self.output).write_text("".join(lines), encoding="utf-8")
+        print(f"{self.env} {self.split}: pass@1 {result}, mean reward {result.reward:.3f}")
+        if result.infra_errors:
+            print(f"{result.infra_errors} episodes could not be judged and are left out")
+        print(json.dumps(asdict(result)))
+        return 0
+
+    def _play(self, spec: EnvSpec, plans: list) -> list:
+        import torch
+
+        from verigym.agents.agent import LocalAgent, load_chat, load_model
+        from verigym.agents.collect import Collector
+        from verigym.agents.engines.transformers import TransformersEngine
+        from verigym.interrupts import Interrupts
+
+        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        _, chat = load_chat(self.model)
+        engine = TransformersEngine(load_model(self.model, dtype=dtype, device=device), slots=self.slots)
+        agent = LocalAgent(chat, engine, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+        with Interrupts() as interrupts:
+            collector = Collector(
+                agent, [spec], deterministic=self.deterministic, interrupted=lambda: interrupts.requested
+            )
+            try:
+                return collector.collect(plans)
+            finally:
+                collector.close()

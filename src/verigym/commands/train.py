@@ -1,0 +1,53 @@
+"""`verigym train RECIPE.yaml [--field value]`, `verigym train --resume RUN [--field value]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from verigym.cli import parse_options
+from verigym.commands._arguments import take
+from verigym.config import TrainConfig, build, read_recipe
+from verigym.tasks.errors import ConfigError
+
+USAGE = """usage: verigym train RECIPE.yaml [--field value ...]
+       verigym train --resume RUN [--field value ...]
+
+`verigym train RECIPE.yaml --help` lists the fields with the recipe's values."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent from a recipe, or go on with a run."""
+
+    config: TrainConfig
+    resume: bool
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Train:
+        """A recipe or `--resume RUN`, and fields to replace."""
+        runs, rest = take(arguments, "--resume")
+        if runs:
+            from verigym.run_folder import RunFolder
+
+            values, name = RunFolder(runs[-1]).read_config(), f"train --resume {runs[-1]}"
+            default = replace(build(TrainConfig, values, "config.yaml"), run=runs[-1])
+        elif rest and not rest[0].startswith("-"):
+            name = f"train {rest[0]}"
+            default = build(TrainConfig, read_recipe(rest[0]), "the recipe")
+            rest = rest[1:]
+        elif rest and rest[0] in ("-h", "--help"):
+            print(USAGE)
+            raise SystemExit(0)
+        else:
+            raise ConfigError("name a recipe (verigym train RECIPE.yaml) or a run (verigym train --resume RUN)")
+        return cls(parse_options(TrainConfig, name, rest, default), bool(runs))
+
+    def run(self) -> int:
+        from verigym.training import train
+
+        finished = train(self.config, resume=self.resume)
+        if finished.best is not None:
+            print(f"held-out pass rate {finished.best}")
+        print(f"checkpoint {finished.checkpoint}")
+        return 0
