@@ -221,12 +221,19 @@ def _attend_padded(
 
 
 def attend_with_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of (B, K, T, D) queries and the log-sum-exp (B, K, T) of its scores, in float32."""
-    if query.device.type == "cpu":
-        # The kernel of scaled_dot_product_attention, which keeps the log-sum-exp to itself.
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
-            query, keys, values, 0.0, False, attn_mask=mask, scale=scale
-        )
+    """Attention of (B, K, T, D) queries and the log-sum-exps (B, K, T) of its scores, in float32."""
+    if query.device.type != "cpu":
+        return portable_attend_with_sums(query, keys, values, mask, scale)
+    # The kernel of scaled_dot_product_attention, which keeps the log-sum-exps to itself.
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
+        query, keys, values, 0.0, False, attn_mask=mask, scale=scale
+    )
+
+
+def portable_attend_with_sums(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same on any device."""
     scores = query.float() @ keys.float().transpose(2, 3) * scale + mask.float()
     sums = scores.logsumexp(-1)
     return (scores - sums[..., None]).exp().to(values.dtype) @ values, sums

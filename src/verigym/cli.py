@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _run(arguments[0], arguments[1:])
+        status = _run(arguments[0], arguments[1:])
+        sys.stdout.flush()  # a reader that is gone is noticed here, not at the interpreter's end
+        return status
     except RunInterrupted as interruption:
         print(f"verigym {arguments[0]}: {interruption}", file=sys.stderr)
         return 130
@@ -44,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"verigym {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        return 1  # the reader of our output is gone, such as `| head`
+        # the reader of our output is gone, such as `| head`; what is left would fail again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -86,10 +91,20 @@ def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any =
 
 
 def one_line(box: str, name: str) -> str:
-    """What tyro prints in a box of several lines, as one sentence."""
-    words = re.sub(r"[\u2500-\u257f]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", box))
-    text = " ".join(words.split()).removeprefix("Parsing error ")
-    return re.split(r" For full helptext| Perhaps you meant| -{3,}| Similar", text)[0] + f"; see verigym {name} --help"
+    """What tyro prints in a box of several lines, as one sentence: its title and its help are left out."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("\u2502") for line in plain.splitlines() if line.startswith("\u2502")]
+    message, *rest = re.split(r"(?:^|\s)\u2500{3,}(?:\s|$)", "\n".join(lines))
+    if message.strip().startswith("Missing from"):
+        # a required option is a line with its name, and indented under it its help
+        names = re.findall(r"^ {5}(\S+)", message, re.MULTILINE)
+        message = f"missing: {', '.join(names)}" if names else message
+    text = " ".join(re.split(r"Got errors:|Argument helptext:", message)[0].split()).rstrip(".")
+    text = text.replace("{None}|", "")
+    text = re.sub(r"no type matching (.+) could be instantiated from \[(.*)\]", r"expected \1, got \2", text)
+    near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", " ".join(rest))
+    hint = f"; did you mean {near[1]}?" if near else f"; see verigym {name} --help"
+    return (text[:1].lower() + text[1:] or "wrong options") + hint
 
 
 def _overview() -> str:

@@ -1,0 +1,85 @@
+"""`verigym validate`: whether an environment's rewards can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from verigym.commands._arguments import key_values
+from verigym.commands._environment import text_env
+from verigym.envs.text_env import TextEnv
+from verigym.envs.validation import GoldFailure, Validation, validate
+
+LISTED = 50
+
+
+@dataclass(frozen=True)
+class Validate:
+    """Verify an environment's gold answers, and measure what policies earn that know nothing.
+
+    Every gold answer must earn full reward, and no null policy more than chance + 0.02: exit status 0. If that
+    does not hold it is 1, for wrong input 2.
+    """
+
+    id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
+    """The environment, such as verigym/GSM8K-v0."""
+    source: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
+    """Where the data is read from: a hub id, a file or a folder (default: its public hub id)."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
+    """The split of the tasks (default: the environment's)."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Verify so many gold answers, spread evenly over the set (default: all)."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A keyword argument of the environment as key=value, such as level=3."""
+
+    def run(self) -> int:
+        """Prints the findings; returns the exit status."""
+        env = text_env(self.id, key_values(self.option), source=self.source, split=self.split)
+        started = time.perf_counter()
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("gold answers")
+            found = validate(
+                env,
+                limit=self.limit,
+                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        env.close()
+        _show(self.id, env, found, time.perf_counter() - started)
+        return 0 if found.ok else 1
+
+
+def _show(env_id: str, env: TextEnv, found: Validation, seconds: float) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    verified = found.golds - len(found.failures)
+    console.print(f"{env_id}, {env.tasks.name}/{env.tasks.split}: {verified} of {found.golds} gold answers verify")
+    if found.failures:
+        console.print(_table(("task", "outcome", "reason"), map(_row, found.failures[:LISTED])))
+    if len(found.failures) > LISTED:
+        console.print(f"and {len(found.failures) - LISTED} more")
+    rows = [
+        (name, f"{reward:.4f}", "too much" if name in found.earning else "ok")
+        for name, reward in found.null_rewards.items()
+    ]
+    console.print(_table(("null policy", "mean reward", f"at most {found.limit:.4f}"), rows))
+    judged = "valid" if found.ok else "NOT VALID"
+    console.print(f"{judged}: chance {found.chance:.4f}, null policies on {found.played} tasks, {seconds:.1f} s")
+
+
+def _row(failure: GoldFailure) -> tuple[str, str, str]:
+    return escape(failure.task_id), failure.outcome, escape(failure.reason)
+
+
+def _table(columns: Iterable[str], rows: Iterable[tuple[str, str, str]]) -> Table:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,238 @@
+"""Runs from end to end: reproducible, resumable, stoppable, and clear about what went wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import verigym
+from verigym.agents.agent import load_chat, load_model
+from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
+from verigym.envs.mixture import EnvSpec
+from verigym.run_folder import RunFolder
+from verigym.supervised import sft
+from verigym.task_sampler import TaskSampler, evaluation_plans
+from verigym.tasks.errors import ConfigError, RunError, UnknownNameError
+from verigym.training import resume, train
+
+CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
+# One-digit sums are answered right often enough, after a few steps, for groups to differ.
+SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
+
+
+@pytest.fixture(scope="module")
+def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("warm") / "model"
+    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=25, batch_size=64, demonstrations=512))
+    return folder
+
+
+def small(model: Path, run: Path, **changes: object) -> TrainConfig:
+    values = {
+        "model": str(model),
+        "run": str(run),
+        "envs": (CALCULATOR, SUMS),
+        "steps": 4,
+        "groups": 4,
+        "group_size": 4,
+        "deterministic": True,
+        "checkpoint_every": 2,
+        "eval_every": 2,
+        "eval_tasks": 8,
+        "tensorboard": False,
+        "grpo": {"lr": 3e-4},
+    }
+    return build(TrainConfig, values | changes)
+
+
+def figures(run: Path) -> list[dict[str, object]]:
+    """Metrics without wall-clock figures."""
+    rows = RunFolder(run).metrics()
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(RunFolder(run).latest() / "model.safetensors")
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start(config: TrainConfig, recipe: Path) -> subprocess.Popen[bytes]:
+    recipe.write_text(json.dumps(to_plain(config)))
+    command = [sys.executable, "-m", "verigym.cli", "train", str(recipe)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        if any(row["step"] >= step for row in RunFolder(run).metrics()):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"the run ended before step {step}: {process.communicate()[1].decode()}")
+
+
+def test_lockstep_runs_with_one_seed_give_the_same_weights_and_metrics(warm_start: Path, tmp_path: Path) -> None:
+    train(small(warm_start, tmp_path / "one"))
+    train(small(warm_start, tmp_path / "two"))
+    train(small(warm_start, tmp_path / "other", seed=1))
+    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    assert same_weights(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "other"))
+    for name in ("000001", "000004"):
+        one, two = ((tmp_path / run / "episodes" / f"{name}.jsonl.gz").read_bytes() for run in ("one", "two"))
+        assert one == two
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_killed_and_resumed_run_equals_one_that_was_not(warm_start: Path, tmp_path: Path, step: int) -> None:
+    train(small(warm_start, tmp_path / "whole", steps=6))
+    process = start(small(warm_start, tmp_path / "killed", steps=6), tmp_path / "recipe.yaml")
+    wait_for_step(tmp_path / "killed", step, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = resume(tmp_path / "killed")
+    assert finished.steps == 6
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    whole, killed = (sorted(p.name for p in (tmp_path / r / "episodes").iterdir()) for r in ("whole", "killed"))
+    assert whole == killed
+
+
+def test_the_first_interrupt_writes_a_checkpoint_and_says_how_to_go_on(warm_start: Path, tmp_path: Path) -> None:
+    config = small(warm_start, tmp_path / "run", steps=500, checkpoint_every=500, eval_every=0)
+    process = start(config, tmp_path / "recipe.yaml")
+    wait_for_step(tmp_path / "run", 2, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--resume {tmp_path / 'run'}" in errors.decode()
+    done = int(RunFolder(tmp_path / "run").latest().name)
+    assert done >= 2
+    assert resume(tmp_path / "run", steps=done + 1).steps == done + 1
+    assert [row["step"] for row in RunFolder(tmp_path / "run").metrics()] == list(range(1, done + 2))
+
+
+def test_the_reference_model_and_minibatches_survive_a_resume(warm_start: Path, tmp_path: Path) -> None:
+    settings = {"lr": 3e-4, "kl_coefficient": 0.05, "minibatches": 2, "advantages": "dr_grpo", "reduction": "dr_grpo"}
+    train(small(warm_start, tmp_path / "whole", grpo=settings))
+    train(small(warm_start, tmp_path / "half", grpo=settings, steps=2))
+    resume(tmp_path / "half", steps=4)
+    assert same_weights(weights(tmp_path / "half"), weights(tmp_path / "whole"))
+    rows = [row for row in RunFolder(tmp_path / "whole").metrics() if "kl" in row]
+    assert rows[0]["kl"] < 1e-2 < rows[-1]["kl"] * 1e3
+
+
+def test_an_overlapped_run_learns_from_every_episode_and_exports(warm_start: Path, tmp_path: Path) -> None:
+    run = train(small(warm_start, tmp_path / "run", deterministic=False))
+    steps = [row for row in run.metrics if row["step"] and "reward" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert all(row["episodes"] == 16 and row["sync/version"] == row["step"] for row in steps)
+    episodes = list(RunFolder(run.folder).episodes(3))
+    assert len(episodes) == 16
+    assert {version for episode in episodes for version in episode.versions[episode.mask]} == {2}
+    run.save_pretrained(tmp_path / "export")
+    load_chat(tmp_path / "export")
+    assert same_weights(load_model(tmp_path / "export").state_dict(), load_model(run.checkpoint).state_dict())
+    assert (run.folder / "reward.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_cannot_judge_its_episodes_stops(warm_start: Path, tmp_path: Path) -> None:
+    import gymnasium as gym
+
+    from verigym.envs import register
+    from verigym.envs.question import QuestionEnv
+
+    class Broken(QuestionEnv):
+        def respond(self, action: str) -> object:
+            raise OSError("the disk is on fire")
+
+    register("verigym-test/Broken-v0", entry_point=Broken, kwargs={"task_set": "calculator"})
+    try:
+        with pytest.raises(RunError, match=r"16 of 16 episodes could not be judged.*the disk is on fire"):
+            train(small(warm_start, tmp_path / "run", envs=[{"id": "verigym-test/Broken-v0"}], eval_every=0))
+    finally:
+        gym.registry.pop("verigym-test/Broken-v0")
+        verigym.envs.registration._IDS.remove("verigym-test/Broken-v0")
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(warm_start: Path, tmp_path: Path) -> None:
+    train(small(warm_start, tmp_path / "run", steps=1, eval_every=0))
+    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
+        train(small(warm_start, tmp_path / "run"))
+
+
+def test_config_yaml_replays_the_run(warm_start: Path, tmp_path: Path) -> None:
+    config = small(warm_start, tmp_path / "run", steps=1, eval_every=0)
+    train(config)
+    assert build(TrainConfig, RunFolder(tmp_path / "run").read_config()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"stepz": 3}, UnknownNameError, "no field named 'stepz'; did you mean 'steps'?"),
+        ({"grpo": {"learning_rate": 1}}, UnknownNameError, "no field of grpo named 'learning_rate'"),
+        ({"steps": "many"}, ConfigError, "steps must be int, not 'many'"),
+        ({"steps": True}, ConfigError, "steps must be int, not True"),
+        ({"group_size": 1}, ConfigError, "a group of one has no baseline"),
+        ({"grpo": {"kl": "k1"}}, ConfigError, "grpo.kl must be one of k2, k3, not 'k1'"),
+        ({"envs": []}, ConfigError, "envs is empty"),
+        ({"envs": [{"id": "x", "weight": 0}]}, ConfigError, "the weight of x must be above 0"),
+        ({"temperature": 0}, ConfigError, "temperature must be above 0 in training"),
+    ],
+)
+def test_a_wrong_field_is_named(values: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        build(TrainConfig, {"model": "m", "envs": [{"id": "verigym/Calculator-v0"}]} | values)
+    assert message in str(caught.value)
+
+
+def test_recipes_in_the_project_are_valid() -> None:
+    recipes = list((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        build(TrainConfig, read_recipe(recipe), str(recipe))
+
+
+def test_a_mixture_follows_its_weights_and_plays_every_task_once_a_pass() -> None:
+    specs = (replace(CALCULATOR, weight=3.0), EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 2, "size": 20}))
+    sampler = TaskSampler(specs, seed=0)
+    plans, position = sampler.plan(0, groups=400, group_size=2)
+    assert sum(position) == 400
+    assert 270 <= position[0] <= 330
+    arithmetic = [plan.task_id for plan in plans if plan.env == 1][::2]
+    assert all(len(set(arithmetic[i : i + 20])) == 20 for i in range(0, len(arithmetic) - 19, 20))
+    first, second = plans[0], plans[1]
+    assert (first.group_id, first.task_id, first.seed) == (second.group_id, second.task_id, second.seed)
+    assert first.sampling_seed != second.sampling_seed
+    assert sampler.plan(0, 400, 2)[0] == plans
+
+
+def test_evaluation_tasks_are_held_out_and_fixed() -> None:
+    plans = evaluation_plans([CALCULATOR.with_split("test")], 50, seed=0)
+    assert plans == evaluation_plans([CALCULATOR.with_split("test")], 50, seed=0)
+    assert len({plan.task_id for plan in plans}) == 50
+    assert all("test" in plan.task_id for plan in plans)
+
+
+def test_the_environment_of_a_run_needs_no_main_guard(warm_start: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(to_plain(small(warm_start, tmp_path / "run", steps=1, eval_every=0))))
+    script.write_text(
+        "import verigym\nfrom verigym.config import TrainConfig, build, read_recipe\n"
+        f"print(verigym.train(build(TrainConfig, read_recipe({str(recipe)!r}))).steps)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1"
