@@ -43,6 +43,7 @@ class Workers:
         call = Call(key, function)
         self._open[key] = call
         if self._threads < min(self._count, len(self._open)):
+            self._threads += 1
             self._start_thread()
         self._waiting.put(call)
 
@@ -66,6 +67,17 @@ class Workers:
             self._waiting.put(None)
         self._threads = 0
 
+    def abandon(self) -> None:
+        """Gives up every call: those that wait never run, and those that run are not handed back."""
+        with self._lock:
+            for call in self._open.values():
+                if call.started and not call.ended:
+                    self._start_thread()
+                call.ended = True
+            self._open.clear()
+            while not self._done.empty():
+                self._done.get()
+
     def _overdue(self) -> list[Call]:
         now = time.monotonic()
         late = []
@@ -73,18 +85,20 @@ class Workers:
             with self._lock:
                 if not call.ended and call.started and now - call.started > self.timeout:
                     call.ended, call.error = True, TimeoutError(f"no answer within {self.timeout:g} s")
+                    self._start_thread()
                     late.append(call)
-        for _ in late:
-            threading.Thread(target=self._work, daemon=True).start()  # in place of the one that hangs
         return late
 
     def _start_thread(self) -> None:
-        self._threads += 1
+        """One more thread, or one in place of a thread that hangs."""
         threading.Thread(target=self._work, name="verigym-environment", daemon=True).start()
 
     def _work(self) -> None:
         while (call := self._waiting.get()) is not None:
-            call.started = time.monotonic()
+            with self._lock:
+                if call.ended:
+                    continue
+                call.started = time.monotonic()
             result, error = None, None
             try:
                 result = call.function()
@@ -94,4 +108,4 @@ class Workers:
                 if call.ended:
                     return  # given up, and replaced by another thread
                 call.ended, call.result, call.error = True, result, error
-            self._done.put(call)
+                self._done.put(call)

@@ -43,9 +43,9 @@ class PackedLayout:
         self.index = (rows * self.shape[1] + positions).to(device)  # (N,) into the padded (B * T)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        padded = [pad(states, self.index, self.shape) for states in (query, key, value)]
         grouped = query.shape[1] != key.shape[1]
-        out = scaled_dot_product_attention(*padded, is_causal=True, scale=scale, enable_gqa=grouped)
+        query, key, value = (pad(states, self.index, self.shape) for states in (query, key, value))
+        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
         return unpad(out, self.index)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,7 @@ from verigym.tasks.errors import TemplateError
 Message = Mapping[str, Any]
 
 _SENTINEL = "verigym-sentinel-turn"
+_PROBE = "verigym-probe-message"
 _MARKUP = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 
@@ -33,48 +34,48 @@ class Chat:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; save one in its chat_template.jinja")
         self.tokenizer = tokenizer
-        self._special = re.compile("|".join(re.escape(token) for token in tokenizer.all_special_tokens) or r"(?!)")
+        self._special = self._special_tokens(eos_token_ids)
+        self._spelled = _any_of(self._special.values())
         vocabulary = tokenizer.get_added_vocab()
         self._markers = {vocabulary[text]: text for text in _MARKUP if text in vocabulary}
-        self._impostors = re.compile("|".join(re.escape(text) for text in self._markers.values()) or r"(?!)")
-        self._checked: set[tuple[str, ...]] = set()
+        self._impostors = _any_of(self._markers.values())
+        self._marks: dict[tuple[str, ...], int | None] = {}
+        self._warned = False
         self._opens_reasoning = self._render([{"role": "user", "content": "x"}], None).rstrip().endswith("<think>")
         self.stop_token_ids = self._stop_tokens(eos_token_ids)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Ids of the conversation up to the agent's turn, generation prompt included."""
-        return self._encode(self._render([self._inert(message) for message in messages], tools or None))
+        return self._encode(self._render(self._inert(list(messages)), self._inert(list(tools)) or None))
 
     def suffix(self, messages: Sequence[Message], last_token: int | None = None) -> list[int]:
         """Ids that follow a turn of the agent, answered by `messages`.
 
         The turn's end mark is left out if `last_token`, the last one sampled, is a stop token already.
         """
-        clean = [self._inert(message) for message in messages]
-        history = [{"role": "user", "content": "x"}]
-        text = self._after_sentinel(history, clean)
         roles = tuple(str(message["role"]) for message in messages)
-        if roles not in self._checked:
-            self._check_suffix(text, clean)
-            self._checked.add(roles)
-        ids = self._encode(text)
-        if last_token in self.stop_token_ids:
-            end = next((index for index, token in enumerate(ids) if token in self.stop_token_ids), None)
-            body = self._encode(text.split(str(clean[0]["content"]), 1)[0]) if clean else ids
-            if end is not None and end < len(body):
-                ids = ids[end + 1 :]
+        if roles not in self._marks:
+            self._marks[roles] = self._check_suffix(roles)
+        mark = self._marks[roles]
+        ids = self._encode(self._after_sentinel([{"role": "user", "content": "x"}], self._inert(list(messages))))
+        # A mark that differs by role belongs to the next message: it is left out only if it was sampled itself.
+        if mark in ids and (last_token == mark or (last_token in self.stop_token_ids and mark == self.end_token_id)):
+            return ids[ids.index(mark) + 1 :]
         return ids
 
     def turn(self, text: str) -> list[int]:
         """Ids of a turn that somebody else wrote (a demonstration), with the template's end mark."""
-        return [*self._encode(text), self.end_token_id]
+        if self._opens_reasoning:  # the prompt has the opening tag
+            text = text.removeprefix("<think>") if text.startswith("<think>") else f"</think>{text}"
+        return [*self._encode(self._inert(text)), self.end_token_id]
 
     def canonical(self, token_ids: Sequence[int]) -> str:
         """The agent's turn as text in canonical syntax; a stop token at its end is no part of it."""
         ids = list(token_ids)
         if ids and ids[-1] in self.stop_token_ids:
             ids.pop()
-        parts, plain = [], []
+        parts: list[str] = []
+        plain: list[int] = []
         for token in ids:
             if token in self._markers:
                 parts += [self._plain(plain), self._markers[token]]
@@ -90,12 +91,13 @@ class Chat:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         return self._impostors.sub(lambda match: "&lt;" + match.group()[1:], text)
 
-    def _inert(self, message: Message) -> dict[str, Any]:
-        """The message with a zero-width space inside each special token that its text spells."""
-        content = self._special.sub(
-            lambda match: f"{match.group()[0]}\u200b{match.group()[1:]}", str(message["content"])
-        )
-        return {**message, "content": content}
+    def _inert(self, value: Any) -> Any:
+        """Plain data with a zero-width space inside each special token that a text in it spells."""
+        if isinstance(value, str):
+            return self._spelled.sub(lambda match: f"{match.group()[0]}\u200b{match.group()[1:]}", value)
+        if isinstance(value, Mapping):
+            return {key: self._inert(item) for key, item in value.items()}
+        return [self._inert(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     def _render(self, messages: Sequence[Message], tools: Any) -> str:
         try:
@@ -117,35 +119,44 @@ class Chat:
             raise TemplateError("the chat template leaves out what the assistant said before its last turn")
         return rendered.split(_SENTINEL, 1)[1]
 
-    def _check_suffix(self, text: str, messages: Sequence[Message]) -> None:
-        """Refuses a template whose suffix depends on the history or lacks the messages."""
-        turns = [
-            ("user", "a longer question"),
-            ("assistant", "<think>a thought</think>an answer"),
-            ("user", "why?"),
-        ]
+    def _check_suffix(self, roles: tuple[str, ...]) -> int | None:
+        """The stop token with which a suffix for these roles closes the turn before it, if it does.
+
+        Refuses a template whose suffix depends on the history or lacks the messages.
+        """
+        probes = [{"role": role, "content": f"{_PROBE}-{index}."} for index, role in enumerate(roles)]
+        text = self._after_sentinel([{"role": "user", "content": "x"}], probes)
+        turns = [("user", "a longer question"), ("assistant", "<think>a thought</think>an answer"), ("user", "why?")]
         longer = [{"role": role, "content": content} for role, content in turns]
-        if self._after_sentinel(longer, messages) != text:
+        if self._after_sentinel(longer, probes) != text:
             raise TemplateError("the chat template renders a turn differently after another history; it cannot be used")
-        for message in messages:
-            if str(message["content"]).strip() not in text:
+        for probe in probes:
+            if probe["content"] not in text:
                 raise TemplateError(
-                    f"the chat template leaves out messages of role '{message['role']}'; it cannot be used"
+                    f"the chat template leaves out messages of role '{probe['role']}'; it cannot be used"
                 )
-        kept = self._render([*longer, {"role": "assistant", "content": "x"}, *messages], None)
-        if "a thought" not in kept:
+        kept = self._render([*longer, {"role": "assistant", "content": "x"}, *probes], None)
+        if "a thought" not in kept and not self._warned:
+            self._warned = True
             warnings.warn(
                 "the chat template strips reasoning from earlier turns; episodes keep the ids as sampled",
                 stacklevel=4,
             )
+        return next((token for token in self._encode(text.split(_PROBE)[0]) if token in self.stop_token_ids), None)
+
+    def _special_tokens(self, eos_token_ids: Sequence[int]) -> dict[int, str]:
+        """Tokens that text must not spell: the tokenizer's special ones, named or only added, and every eos."""
+        tokenizer = self.tokenizer
+        added = {token: text for text, token in tokenizer.get_added_vocab().items()}
+        named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        marked = {token: text.content for token, text in tokenizer.added_tokens_decoder.items() if text.special}
+        return {**named, **marked, **{token: added[token] for token in eos_token_ids if token in added}}
 
     def _stop_tokens(self, eos_token_ids: Sequence[int]) -> frozenset[int]:
         """Every eos of the model, and the mark with which the template ends a turn."""
-        after = self._encode(
-            self._after_sentinel([{"role": "user", "content": "x"}], [{"role": "user", "content": "y"}])
-        )
-        special = set(self.tokenizer.all_special_ids)
-        ends = [token for token in after if token in special][:1]
+        probe = [{"role": "user", "content": _PROBE}]
+        after = self._encode(self._after_sentinel([{"role": "user", "content": "x"}], probe).split(_PROBE)[0])
+        ends = [token for token in after if token in self._special][:1]
         eos = self.tokenizer.eos_token_id
         stops = [*eos_token_ids, *([eos] if eos is not None else [])]
         if not ends and not stops:
@@ -155,3 +166,9 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern for the longest of these texts at a place; for nothing if there are none."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -15,7 +15,7 @@ from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, Request, StopReason
 from verigym.agents.episode import Episode, Plan, Turn, derive_seed
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.errors import ConfigError, RunInterrupted
+from verigym.tasks.errors import ConfigError, EnvClosedError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
 
 Env = gym.Env[str, str]
@@ -64,10 +64,11 @@ class _Live:
         self.messages: list[dict[str, Any]] = []
         self.tools: Sequence[dict[str, Any]] = ()
         self.generation: Generation | None = None
+        self.given_up = False
 
     def begin(self, env: Env, observation: str, info: Mapping[str, Any]) -> None:
         self.env = env
-        self.messages = list(info.get("messages") or [{"role": "user", "content": observation}])
+        self.messages = _messages(observation, info)
         self.tools = info.get("tools") or ()
         self._feed(self.chat.prompt(self.messages, self.tools))
 
@@ -96,20 +97,28 @@ class _Live:
         def step() -> Any:
             if hasattr(env.unwrapped, "announce"):
                 env.unwrapped.announce(tokens, cut=cut)
-            return env.step(action)
+            observation, reward, terminated, truncated, info = env.step(action)
+            # Whatever is wrong with the answer shows here, in the environment's own thread.
+            new = _messages(observation, info, ended=terminated or truncated)
+            return float(reward), bool(terminated), bool(truncated), info, new
 
         return step
 
-    def answered(self, observation: str, reward: float, info: Mapping[str, Any], ended: bool) -> None:
+    def answered(self, reward: float, new: Sequence[dict[str, Any]], ended: bool) -> None:
         """Records the turn's reward and, if the episode goes on, feeds what the environment said."""
         assert self.generation is not None
         end = len(self.ids)
         start = end - len(self.generation.token_ids)
-        self.turns.append(Turn(start, end, float(reward), self.generation.stop_reason.value))
-        new = list(info.get("messages") or ([{"role": "user", "content": observation}] if not ended else []))
+        self.turns.append(Turn(start, end, reward, self.generation.stop_reason.value))
         self.messages += new
         if not ended:
             self._feed(self.chat.suffix(new, self.ids[-1]))
+
+    def forget_answer(self) -> None:
+        """Drops what was fed after the last turn: a whole message that fits no more, never a part of one."""
+        if self.turns:
+            for column in (self.ids, self.mask, self.logprobs, self.versions):
+                del column[self.turns[-1].end :]
 
     def episode(self, verdict: Verdict, *, terminated: bool, truncated: bool) -> Episode:
         return Episode(
@@ -235,7 +244,9 @@ class _Collection:
 
     def abandon(self) -> None:
         """Drops everything that runs: requests, cached keys and values, environments."""
+        self.owner.workers.abandon()
         for request_id, live in self.running.items():
+            live.given_up = True
             self.engine.cancel(request_id)
             self.engine.release(request_id)
             if live.env is not None and live.index not in self.episodes:
@@ -249,9 +260,15 @@ class _Collection:
         plan = live.plan
 
         def reset() -> Any:
-            env = live.env = self.owner.pool.acquire(plan.env)
+            env = self.owner.pool.acquire(plan.env)
+            if live.given_up:
+                env.close()
+                raise EnvClosedError("the episode was given up while its environment was made")
+            live.env = env
             options = {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
-            return env, *env.reset(seed=plan.seed, options=options)
+            observation, info = env.reset(seed=plan.seed, options=options)
+            _messages(observation, info)
+            return env, observation, info
 
         live.request_id = self.owner.next_id()
         self.running[live.request_id] = live
@@ -266,8 +283,8 @@ class _Collection:
         if live.generation is None:
             live.begin(*call.result)
         else:
-            observation, reward, terminated, truncated, info = call.result
-            live.answered(observation, reward, info, terminated or truncated)
+            reward, terminated, truncated, info, new = call.result
+            live.answered(reward, new, terminated or truncated)
             if terminated or truncated:
                 verdict = info.get("verdict") or _verdict_of(sum(turn.reward for turn in live.turns))
                 self._end(live, live.episode(verdict, terminated=terminated, truncated=truncated))
@@ -276,6 +293,7 @@ class _Collection:
         if request is not None:
             self.engine.submit(request)
             return
+        live.forget_answer()
         reason = f"the conversation fills the budget or the model's context of {self.engine.max_context} tokens"
         self._end(live, live.episode(Verdict(0.0, Outcome.UNPARSEABLE, reason), terminated=False, truncated=True))
 
@@ -285,6 +303,7 @@ class _Collection:
 
     def _fail(self, live: _Live, error: Exception) -> None:
         """The environment broke: its episode is unscorable, and it is not used again."""
+        live.given_up = True
         if live.env is not None:
             _close_in_background(live.env)
             live.env = None
@@ -316,8 +335,8 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
         for action in env.unwrapped.demonstration(rng):
             ids = tuple(chat.turn(action))
             step = live.absorb(Generation(0, ids, (0.0,) * len(ids), (0,) * len(ids), StopReason.STOP))
-            observation, reward, terminated, truncated, info = step()
-            live.answered(observation, reward, info, terminated or truncated)
+            reward, terminated, truncated, info, new = step()
+            live.answered(reward, new, terminated or truncated)
             if terminated or truncated:
                 break
         else:
@@ -326,6 +345,15 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
     for env in envs:
         env.close()
     return episodes
+
+
+def _messages(observation: str, info: Mapping[str, Any], *, ended: bool = False) -> list[dict[str, Any]]:
+    """The new messages: the environment's own, or its observation as the user's."""
+    given = info.get("messages") or ([{"role": "user", "content": observation}] if observation or not ended else [])
+    for message in given:
+        if not isinstance(message["role"], str) or not isinstance(message["content"], str):
+            raise TypeError(f"a message's role and content are text, not {message!r}")
+    return [dict(message) for message in given]
 
 
 def _verdict_of(total: float) -> Verdict:

@@ -178,12 +178,20 @@ class NextTokens:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         self.cache.write(layer, self.slots, self.own_positions, key, value)
-        own = [kv[layer, self.rows, : self.span] for kv in (self.cache.keys, self.cache.values)]
-        count, span = self.prompt_shape[0], self.prompt_span
-        shared = [kv[layer, :count, :span] for kv in (self.prompt_cache.keys, self.prompt_cache.values)]
-        own_out, own_sum = _attend_padded(query, *own, self.mask, scale, self.index, self.shape)
-        out, out_sum = _attend_padded(query, *shared, self.prompt_mask, scale, self.prompt_index, self.prompt_shape)
-        return torch.lerp(out, own_out, torch.sigmoid(own_sum - out_sum).to(out.dtype))
+        own_out, own_sums = self._attend_own(layer, query, scale)
+        out, sums = self._attend_prompts(layer, query, scale)
+        return torch.lerp(out, own_out, torch.sigmoid(own_sums - sums).to(out.dtype))
+
+    def _attend_own(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        keys, values = (kv[layer, self.rows, : self.span] for kv in (self.cache.keys, self.cache.values))
+        return _attend_padded(query, keys, values, self.mask, scale, self.index, self.shape)
+
+    def _attend_prompts(self, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        used = slice(self.prompt_shape[0])
+        keys, values = (
+            kv[layer, used, : self.prompt_span] for kv in (self.prompt_cache.keys, self.prompt_cache.values)
+        )
+        return _attend_padded(query, keys, values, self.prompt_mask, scale, self.prompt_index, self.prompt_shape)
 
 
 class Joint:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+
+from verigym.agents.agent import LocalAgent, load_chat, load_model
+from verigym.agents.collect import Collector
+from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.episode import Episode, mean_reward
+from verigym.envs.mixture import EnvSpec
+from verigym.interrupts import Interrupts
+from verigym.task_sampler import evaluation_plans, task_ids
 from verigym.tasks.errors import RunError
 from verigym.verifiers.verdict import Outcome
 
@@ -27,6 +36,34 @@ class Evaluation:
 
     def __str__(self) -> str:
         return f"{self.pass_rate:.3f} [{self.low:.3f}, {self.high:.3f}] on {self.tasks} tasks"
+
+
+def play(
+    model: str | Path,
+    spec: EnvSpec,
+    *,
+    tasks: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    max_new_tokens: int = 1024,
+    slots: int = 256,
+    deterministic: bool = False,
+    device: str = "auto",
+) -> list[Episode]:
+    """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment."""
+    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
+    _, chat = load_chat(model)
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    engine = TransformersEngine(load_model(model, dtype=dtype, device=device), slots=slots)
+    agent = LocalAgent(chat, engine, temperature=temperature, max_new_tokens=max_new_tokens)
+    with Interrupts() as interrupts:
+        collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
+        try:
+            return collector.collect(plans)
+        finally:
+            collector.close()
+            engine.close()
 
 
 def summarise(episodes: Sequence[Episode]) -> Evaluation:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks.task import Task
 
 
 class TaskSampler:
@@ -60,13 +60,10 @@ def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Pl
 def task_ids(spec: EnvSpec) -> list[str]:
     """The ids of an environment's tasks; of one that has no task set, a single empty id: the seed decides."""
     env = spec.make()
-    found = [task.id for task in _tasks(env)] or [""]
+    tasks: Sequence[Task] = getattr(env.unwrapped, "tasks", ())
+    found = [task.id for task in tasks] or [""]
     env.close()
     return found
-
-
-def _tasks(env: gym.Env[str, str]) -> Sequence[object]:
-    return getattr(env.unwrapped, "tasks", ())
 
 
 @lru_cache(maxsize=8)

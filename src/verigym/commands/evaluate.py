@@ -55,13 +55,20 @@ class Evaluate:
             raise ConfigError("temperature must be at least 0; tasks, slots and max-new-tokens at least 1")
         kwargs = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
         spec = EnvSpec(self.env, kwargs=kwargs)
-        from verigym.task_sampler import evaluation_plans, task_ids
+        spec.make().close()  # a wrong environment is told before a model is loaded
+        from verigym.evaluation import play, summarise
 
-        count = len(task_ids(spec)) if self.tasks is None else self.tasks
-        plans = evaluation_plans([spec], count, self.seed)
-        from verigym.evaluation import summarise
-
-        episodes = self._play(spec, plans)
+        episodes = play(
+            self.model,
+            spec,
+            tasks=self.tasks,
+            seed=self.seed,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            slots=self.slots,
+            deterministic=self.deterministic,
+            device=self.device,
+        )
         result = summarise(episodes)
         if self.output:
             lines = (json.dumps(episode.to_json(), ensure_ascii=True) + "\n" for episode in episodes)
@@ -71,25 +78,3 @@ class Evaluate:
             print(f"{result.infra_errors} episodes could not be judged and are left out")
         print(json.dumps(asdict(result)))
         return 0
-
-    def _play(self, spec: EnvSpec, plans: list) -> list:
-        import torch
-
-        from verigym.agents.agent import LocalAgent, load_chat, load_model
-        from verigym.agents.collect import Collector
-        from verigym.agents.engines.transformers import TransformersEngine
-        from verigym.interrupts import Interrupts
-
-        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        _, chat = load_chat(self.model)
-        engine = TransformersEngine(load_model(self.model, dtype=dtype, device=device), slots=self.slots)
-        agent = LocalAgent(chat, engine, temperature=self.temperature, max_new_tokens=self.max_new_tokens)
-        with Interrupts() as interrupts:
-            collector = Collector(
-                agent, [spec], deterministic=self.deterministic, interrupted=lambda: interrupts.requested
-            )
-            try:
-                return collector.collect(plans)
-            finally:
-                collector.close()

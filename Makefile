@@ -1,0 +1,45 @@
+# make demo       set up, train, show
+# make test       set up, check: lint, format, types, tests
+# make test-slow  soaks, kills and learning runs
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads that sleep, not spin, at barriers: a busy machine slows torch down by its share, not five times.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test test-slow lint types clean
+
+demo: .venv/.installed
+	$(BIN)/python examples/demo.py
+
+test: lint types
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Types are checked on what ships, not on the checkout.
+types: .venv/.installed-dev
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy -p verigym
+
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed pyproject.toml
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build runs *.egg-info
