@@ -212,7 +212,7 @@ def test_an_environment_with_only_reset_and_step_gives_token_exact_episodes(
 
 def test_demonstrated_episodes_are_right_and_mask_the_environments_words(agent: LocalAgent) -> None:
     asked = calculator_plans(8)
-    episodes = demonstrations(agent, [EnvSpec("verigym/Calculator-v0", kwargs={"level": 1})], asked)
+    episodes = demonstrations(agent.chat, [EnvSpec("verigym/Calculator-v0", kwargs={"level": 1})], asked)
     for episode in episodes:
         for turn in episode.turns:
             assert episode.token_ids[turn.end - 1] == agent.chat.end_token_id

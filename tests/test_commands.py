@@ -285,7 +285,7 @@ def files(tmp_path):
     write(tmp_path / "good.jsonl", ROWS)
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "binary.jsonl").write_bytes(bytes(range(256)) * 10)
-    (tmp_path / "broken.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 1000)[:30])
+    (tmp_path / "broken.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS[0]).encode() * 99)[:30])
     return tmp_path
 
 
@@ -444,6 +444,15 @@ def test_help_of_every_command_says_what_it_does():
     done = shell("verigym verify --help")
     assert done.returncode == 0
     assert "--output" in done.stdout
+
+
+def test_wrong_options_read_the_same_without_utf8():
+    ascii_terminal = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for command, line in (
+        ("verify", "missing: NAME, FILE; see verigym verify --help"),
+        ("verify math x --optoin a=b", "unrecognized options: --optoin, a=b; did you mean --option?"),
+    ):
+        assert shell(f"verigym {command}", env=ascii_terminal).stderr == f"verigym verify: {line}\n"
 
 
 def test_a_box_that_is_unknown_is_still_one_line():

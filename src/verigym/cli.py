@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from verigym.tasks.errors import RunInterrupted, VerigymError
+from verigym.tasks.errors import ConfigError, RunInterrupted, UnknownNameError, VerigymError
 
 # name: (module, class, what it does)
 COMMANDS = {
@@ -28,18 +28,11 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Wrong input is one line on standard error and exit status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        from verigym import __version__
-
-        print(__version__)
-        return 0
     try:
-        status = _run(arguments[0], arguments[1:])
-        sys.stdout.flush()  # a reader that is gone is noticed here, not at the interpreter's end
-        return status
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # a reader that is gone is noticed here, not at the interpreter's end
     except RunInterrupted as interruption:
         print(f"verigym {arguments[0]}: {interruption}", file=sys.stderr)
         return 130
@@ -54,15 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(name: str, arguments: Sequence[str]) -> int:
-    from verigym.tasks.errors import UnknownNameError
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name == "--version":
+        from verigym import __version__
 
+        print(__version__)
+        return 0
     if name not in COMMANDS:
         raise UnknownNameError.of("command", name, COMMANDS)
     module, attribute, _ = COMMANDS[name]
     command = getattr(import_module(f"verigym.commands.{module}"), attribute)
-    parsed = _parse(command, name, arguments)
-    return int(parsed.run())
+    return int(_parse(command, name, arguments[1:]).run())
 
 
 def _parse(command: Any, name: str, arguments: Sequence[str]) -> Any:
@@ -75,8 +74,6 @@ def _parse(command: Any, name: str, arguments: Sequence[str]) -> Any:
 def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any = None) -> Any:
     """A dataclass from command-line options. Raises ConfigError where tyro would print a box and exit."""
     import tyro
-
-    from verigym.tasks.errors import ConfigError
 
     captured = io.StringIO()
     known = {} if default is None else {"default": default}
@@ -92,19 +89,28 @@ def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any =
 
 def one_line(box: str, name: str) -> str:
     """What tyro prints in a box of several lines, as one sentence: its title and its help are left out."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("\u2502") for line in plain.splitlines() if line.startswith("\u2502")]
-    message, *rest = re.split(r"(?:^|\s)\u2500{3,}(?:\s|$)", "\n".join(lines))
+    message, *rest = _parts(box)
     if message.strip().startswith("Missing from"):
         # a required option is a line with its name, and indented under it its help
-        names = re.findall(r"^ {5}(\S+)", message, re.MULTILINE)
-        message = f"missing: {', '.join(names)}" if names else message
+        indents = re.findall(r"^( +)\S", message.partition("\n")[2], re.MULTILINE)
+        names = re.findall(rf"^{min(indents, default='')}(\S+)", message, re.MULTILINE)
+        message = f"missing: {', '.join(names)}" if indents else message
     text = " ".join(re.split(r"Got errors:|Argument helptext:", message)[0].split()).rstrip(".")
     text = text.replace("{None}|", "")
     text = re.sub(r"no type matching (.+) could be instantiated from \[(.*)\]", r"expected \1, got \2", text)
     near = re.search(r"Perhaps you meant:\s+(--[\w-]+)", " ".join(rest))
     hint = f"; did you mean {near[1]}?" if near else f"; see verigym {name} --help"
     return (text[:1].lower() + text[1:] or "wrong options") + hint
+
+
+def _parts(box: str) -> list[str]:
+    """The texts between the rules of a box, which has lines around it or, in a terminal without UTF-8, none."""
+    lines = [line.strip("\u2502").rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    if lines and lines[0].startswith("\u256d"):
+        lines = [line for line in lines if not line.startswith(("\u256d", "\u2570"))]
+    elif len(lines) > 1 and re.fullmatch(r" *-{3,}", lines[1]):
+        lines = lines[2:]
+    return re.split(r"^ *[\u2500-]{3,}$", "\n".join(lines), flags=re.MULTILINE)
 
 
 def _overview() -> str:

@@ -104,7 +104,7 @@ class SFTConfig:
     """Optimizer steps."""
     batch_size: int = 128
     """Demonstrations per step."""
-    demonstrations: int = 8192
+    demonstrations: int = 4096
     """Different demonstrations to learn from; they are played once and then shuffled in passes."""
     lr: float = 1e-3
     """Learning rate of AdamW."""
