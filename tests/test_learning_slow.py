@@ -1,0 +1,84 @@
+"""Learning runs and random kills (make test-slow)."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
+from verigym.envs.mixture import EnvSpec
+from verigym.evaluation import play, summarise
+from verigym.run_folder import RunFolder
+from verigym.supervised import sft
+from verigym.training import train
+
+pytestmark = pytest.mark.slow
+RECIPE = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
+CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
+
+
+@pytest.fixture(scope="module")
+def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("warm") / "model"
+    sft(SFTConfig(envs=(CALCULATOR,), output=str(folder)))
+    return folder
+
+
+def test_grpo_learns_to_use_the_calculator(warm_start: Path, tmp_path: Path) -> None:
+    held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
+    before = summarise(play(warm_start, held_out, tasks=256))
+    run = train(build(TrainConfig, {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run")}))
+    after = summarise(play(run.checkpoint, held_out, tasks=256))
+    assert before.pass_rate <= 0.45
+    assert after.pass_rate >= 0.95
+
+
+def run_with_kills(config: TrainConfig, recipe: Path, kills: int, seed: int) -> None:
+    """Starts the run and kills it at random moments, `kills` times in all, until it has ended."""
+    recipe.write_text(json.dumps(to_plain(config)))
+    rng, arguments = random.Random(seed), ["train", str(recipe)]
+    while True:
+        process = subprocess.Popen([sys.executable, "-m", "verigym.cli", *arguments], stdout=subprocess.DEVNULL)
+        if kills:
+            _wait_for_checkpoint(Path(config.run), process)
+            time.sleep(rng.uniform(0.0, 4.0))
+            process.kill()
+            kills -= 1
+        if process.wait() == 0:
+            return
+        arguments = ["train", "--resume", config.run]
+
+
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
+    """A run killed before its first checkpoint has nothing to go on from."""
+    while process.poll() is None and not any(run.glob("checkpoints/[0-9]*/state.pt")):
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_run_killed_at_random_moments_loses_and_repeats_nothing(
+    warm_start: Path, tmp_path: Path, deterministic: bool
+) -> None:
+    values = {**read_recipe(RECIPE), "model": str(warm_start), "deterministic": deterministic, "steps": 12}
+    values |= {"groups": 8, "checkpoint_every": 3, "eval_every": 4, "eval_tasks": 32, "stop_at": None}
+    whole, killed = (build(TrainConfig, {**values, "run": str(tmp_path / name)}) for name in ("whole", "killed"))
+    run_with_kills(killed, tmp_path / "killed.yaml", kills=6, seed=int(deterministic))
+    rows = [row for row in RunFolder(killed.run).metrics() if "reward" in row]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert sorted(os.listdir(Path(killed.run) / "episodes")) == [f"{step:06d}.jsonl.gz" for step in range(1, 13)]
+    if deterministic:
+        train(whole)
+        figures = [
+            [{k: v for k, v in row.items() if not k.startswith("time/")} for row in RunFolder(config.run).metrics()]
+            for config in (whole, killed)
+        ]
+        assert figures[0] == figures[1]
+        one, other = (load_file(RunFolder(c.run).latest() / "model.safetensors") for c in (whole, killed))
+        assert all(torch.equal(one[name], other[name]) for name in one)
