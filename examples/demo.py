@@ -19,6 +19,7 @@ from verigym.config import SFTConfig, TrainConfig, build, read_recipe
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import Evaluation, play, summarise
 from verigym.supervised import SupervisedRun, sft
+from verigym.tasks.errors import RunInterrupted
 
 FOLDER = Path("runs/demo")
 RECIPE = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
@@ -119,4 +120,7 @@ def write_summary(before: Evaluation, after: Evaluation, control: Evaluation, se
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RunInterrupted as interruption:
+        raise SystemExit(f"demo: {interruption}") from None

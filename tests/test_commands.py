@@ -226,6 +226,18 @@ def test_verify_writes_null_where_we_failed_and_ends_with_status_one(tmp_path, m
     assert target not in found[1]["reason"]
 
 
+def test_verify_leaves_no_half_written_file(tmp_path, monkeypatch):
+    class Raising(Verifier):
+        def verify(self, submission, task):
+            raise RuntimeError("a bug")
+
+    monkeypatch.setitem(verifiers.verifier._REGISTRY, "raising", Raising)
+    file = write(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["verify", "raising", file, "--output", str(tmp_path / "out.jsonl")])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_verify_takes_completions_of_many_megabytes(tmp_path, capsys):
     rows = [{"id": index, "completion": "word " * 2_000_000 + "\\boxed{3}", "target": "3"} for index in range(4)]
     assert main(["verify", "math", write(tmp_path / "rows.jsonl", rows)]) == 0

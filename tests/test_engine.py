@@ -185,6 +185,13 @@ def test_inversion_never_returns_an_impossible_token() -> None:
         assert tokens[1:] == [possible[-1]] * 2
 
 
+def test_rounding_of_the_sums_never_leads_past_the_last_possible_token() -> None:
+    probabilities = torch.rand(2000, 700, generator=torch.Generator().manual_seed(0))
+    probabilities[:, 650:] = 0
+    tokens = invert(probabilities, torch.full((2000,), np.nextafter(1.0, 0.0), dtype=torch.float64))
+    assert tokens.unique().tolist() == [649]
+
+
 def test_inversion_of_a_large_vocabulary_finds_the_token_of_each_uniform() -> None:
     probabilities = torch.rand(8, 152_064, generator=torch.Generator().manual_seed(0)).double()
     ends = (probabilities / probabilities.sum(-1, keepdim=True)).cumsum(-1)
@@ -226,9 +233,10 @@ def test_any_of_several_stop_ids_ends_a_turn_and_is_part_of_it(engine: Engine) -
     (free,) = engine.run([ask(1, prompt(9), 30)])
     first, second = free.token_ids[4], free.token_ids[9]
     ends = [free.token_ids.index(token) for token in (first, second)]
-    (stopped,) = engine.run([ask(2, prompt(9), 30, seed=1, stop_token_ids=(first, second))])
-    assert stopped.token_ids == free.token_ids[: min(ends) + 1]
-    assert stopped.stop_reason is StopReason.STOP
+    for number, stops in enumerate([(first, second), (second, first)], 2):
+        (stopped,) = engine.run([ask(number, prompt(9), 30, seed=1, stop_token_ids=stops)])
+        assert stopped.token_ids == free.token_ids[: min(ends) + 1]
+        assert stopped.stop_reason is StopReason.STOP
 
 
 def test_the_limit_on_new_tokens_ends_a_turn(engine: Engine) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 from verigym.agents.attention import IMPLEMENTATION, require_full_attention
 from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_advantages, group_statistics
-from verigym.agents.learners.batch import MicroBatch, Sequences, check_packing, packed_logits
+from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing, packed_logits
 from verigym.agents.learners.config import GRPOConfig
 from verigym.agents.learners.losses import (
     entropy,
@@ -31,6 +32,27 @@ from verigym.agents.learners.losses import (
 )
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """What the metrics need of one forward's policy tokens: all (M,)."""
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    entropy: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One optimizer step."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool
 
 
 class GRPO:
@@ -64,32 +86,57 @@ class GRPO:
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
 
-    def advantages(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+    def advantages(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
         """One advantage per episode (B,); NaN for one that could not be judged."""
-        rewards = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
-        groups = torch.tensor([episode.group_id for episode in episodes])
-        values, valid = group_advantages(rewards, groups, kind=self.config.advantages)
-        return torch.where(valid, values, math.nan).float().numpy()  # type: ignore[no-any-return]
+        values, valid = group_advantages(*_rewards(episodes), kind=self.config.advantages)
+        return torch.where(valid, values, math.nan).numpy()  # type: ignore[no-any-return]
 
-    def update(self, episodes: Sequence[Episode], advantages: NDArray[np.float32]) -> dict[str, float]:
-        """One pass over the batch, in `minibatches` optimizer steps; returns the metrics of the pass."""
-        batch = self._sequences(episodes, advantages)
-        if self.config.minibatches > 1:
-            batch = replace(batch, old_logprobs=self._logprobs(self.model, batch))
+    def update(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> dict[str, float]:
+        """One pass over the batch, in `minibatches` optimizer steps; returns the metrics of the pass.
+
+        `loss` and `grad_norm` are means over the steps, `skipped_steps` their number with a gradient that was not
+        finite; the rest is over the tokens that have a loss, and 0 if there are none.
+        """
+        batches = self._minibatches(episodes, advantages)
+        if len(batches) > 1:
+            batches = [replace(batch, old_logprobs=self._logprobs(self.model, batch)) for batch in batches]
         if self.reference is not None:
-            batch = replace(batch, ref_logprobs=self._logprobs(self.reference, batch))
-        steps = [self._step(minibatch) for minibatch in _minibatches(batch, self.config.minibatches)]
+            batches = [replace(batch, ref_logprobs=self._logprobs(self.reference, batch)) for batch in batches]
+        seen: list[_Forward] = []
+        steps = [self._step(batch, seen) for batch in batches]
         return {
-            **group_statistics(
-                torch.tensor([episode.reward for episode in episodes], dtype=torch.float64),
-                torch.tensor([episode.group_id for episode in episodes]),
-            ),
-            **{name: float(np.mean([step[name] for step in steps])) for name in (steps[0] if steps else {})},
+            **group_statistics(*_rewards(episodes)),
+            "loss": float(np.mean([step.loss for step in steps])),
+            "grad_norm": float(np.mean([step.grad_norm for step in steps])),
+            "skipped_steps": float(sum(step.skipped for step in steps)),
+            **self._metrics(seen),
         }
 
-    def _step(self, batch: Sequences) -> dict[str, float]:
+    def _minibatches(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> list[Sequences]:
+        """Whole groups dealt out in order, the scorable ones evenly; each part is one optimizer step."""
+        valid = [i for i in range(len(episodes)) if not math.isnan(advantages[i]) and episodes[i].num_policy_tokens]
+        groups = list(dict.fromkeys(episodes[i].group_id for i in valid))
+        count = max(1, min(self.config.minibatches, len(groups)))
+        parts = [set(part.tolist()) for part in np.array_split(np.array(groups), count)]
+        return [
+            self._sequences([(episodes[i], float(advantages[i])) for i in valid if episodes[i].group_id in part])
+            for part in parts
+        ]
+
+    def _sequences(self, scored: Sequence[tuple[Episode, float]]) -> Sequences:
+        """The episodes of a step that have a loss; the counts are of all its scorable ones."""
+        # Without a KL loss an advantage of 0 is a gradient of 0: no forward is spent on it.
+        kept = [pair for pair in scored if pair[1] != 0 or self.config.kl_coefficient > 0]
+        return Sequences(
+            [episode for episode, _ in kept],
+            [np.full(episode.num_policy_tokens, advantage) for episode, advantage in kept],
+            num_episodes=len(scored),
+            num_tokens=sum(episode.num_policy_tokens for episode, _ in scored),
+        )
+
+    def _step(self, batch: Sequences, seen: list[_Forward]) -> _Step:
         """One optimizer step: the gradient is that of the whole minibatch, however it is cut."""
-        config, seen, kl, loss_sum = self.config, [], 0.0, 0.0
+        config, loss_sum = self.config, torch.zeros((), device=self.model.device)
         for micro in batch.micro_batches(config.tokens_per_forward, self.model.device):
             logits = self._forward(self.model, micro)  # (M, V)
             logprobs = token_logprobs(logits, micro.targets, self.temperature)  # (M,)
@@ -99,26 +146,24 @@ class GRPO:
             losses = policy_loss(
                 logprobs,
                 old_logprobs,
-                micro.advantages,
+                micro.advantages.to(logprobs.dtype),
                 mask,
                 clip_low=config.clip_low,
                 clip_high=config.clip_high,
             )
+            kl = torch.zeros_like(logprobs.detach())
             if micro.ref_logprobs is not None:
                 losses = losses + config.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, mask, kind=config.kl)
-                kl += float(kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3").sum())
-            loss = reduce(losses, self._weights(micro, batch))
+                kl = kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3")
+            loss = reduce(losses, self._weights(micro, batch, logprobs.dtype))
             loss.backward()
-            loss_sum += float(loss.detach())
-            seen.append((logprobs.detach(), old_logprobs, micro, entropy(logits.detach(), self.temperature).sum()))
-        return {
-            "loss": loss_sum,
-            "kl": kl / max(1, batch.num_tokens),
-            **self._metrics(seen),
-            **self.optimizer.step(),
-        }
+            loss_sum += loss.detach()
+            spread = entropy(logits.detach(), self.temperature)
+            seen.append(_Forward(logprobs.detach(), old_logprobs, micro.sampler_logprobs, micro.advantages, spread, kl))
+        step = self.optimizer.step()
+        return _Step(float(loss_sum), step["grad_norm"], bool(step["skipped"]))
 
-    def _weights(self, micro: MicroBatch, batch: Sequences) -> Tensor:
+    def _weights(self, micro: MicroBatch, batch: Sequences, dtype: torch.dtype) -> Tensor:
         return token_weights(
             torch.ones_like(micro.targets),
             micro.lengths,
@@ -126,35 +171,23 @@ class GRPO:
             num_episodes=batch.num_episodes,
             num_tokens=batch.num_tokens,
             max_tokens=self.max_policy_tokens,
+            dtype=dtype,
         )
 
-    def _metrics(self, seen: list[tuple[Tensor, Tensor, MicroBatch, Tensor]]) -> dict[str, float]:
-        if not seen:
-            return {}
-        flat = [torch.cat(part) for part in zip(*((new, old) for new, old, _, _ in seen), strict=True)]
-        sampler = torch.cat([micro.sampler_logprobs for _, _, micro, _ in seen])
-        advantages = torch.cat([micro.advantages for _, _, micro, _ in seen])
+    def _metrics(self, seen: Sequence[_Forward]) -> dict[str, float]:
+        """Means over the policy tokens of all forwards."""
+        parts = [[getattr(part, f.name) for part in seen] for f in fields(_Forward)]
+        flat = [torch.cat(part) if part else torch.zeros(0) for part in parts]
+        *policy, spread, kl = flat
         bounds = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        metrics = policy_metrics(*flat, sampler, advantages, torch.ones_like(sampler), **bounds)
-        total = sum(float(amount) for *_, amount in seen)
-        return {name: float(value) for name, value in metrics.items()} | {"entropy": total / max(1, len(sampler))}
-
-    def _sequences(self, episodes: Sequence[Episode], advantages: NDArray[np.float32]) -> Sequences:
-        """The scorable episodes that have a loss; the counts are of all scorable ones."""
-        valid = [i for i in range(len(episodes)) if not math.isnan(advantages[i]) and episodes[i].num_policy_tokens]
-        # Without a KL loss an advantage of 0 is a gradient of 0: no forward is spent on it.
-        kept = [i for i in valid if advantages[i] != 0 or self.config.kl_coefficient > 0]
-        return Sequences(
-            [episodes[i] for i in kept],
-            [np.full(episodes[i].num_policy_tokens, advantages[i], np.float32) for i in kept],
-            num_episodes=len(valid),
-            num_tokens=sum(episodes[i].num_policy_tokens for i in valid),
-        )
+        metrics = policy_metrics(*policy, torch.ones_like(spread), **bounds)
+        metrics |= {"entropy": spread.sum() / max(1, len(spread)), "kl": kl.sum() / max(1, len(kl))}
+        return {name: float(value) for name, value in metrics.items()}
 
     @torch.no_grad()
-    def _logprobs(self, model: PreTrainedModel, batch: Sequences) -> list[NDArray[np.float32]]:
+    def _logprobs(self, model: PreTrainedModel, batch: Sequences) -> list[Values]:
         """Log-probabilities of every policy token, episode by episode."""
-        found: dict[int, NDArray[np.float32]] = {}
+        found: dict[int, Values] = {}
         for micro in batch.micro_batches(self.config.tokens_per_forward, model.device):
             logits = self._forward(model, micro)
             found |= micro.split(token_logprobs(logits, micro.targets, self.temperature))
@@ -165,24 +198,7 @@ class GRPO:
             return packed_logits(model, micro)
 
 
-def _minibatches(batch: Sequences, count: int) -> list[Sequences]:
-    """Whole groups dealt out in order; each part has the counts of its own episodes, scaled to the batch's."""
-    if count == 1:
-        return [batch]
-    groups = list(dict.fromkeys(episode.group_id for episode in batch.episodes))
-    parts = [set(part.tolist()) for part in np.array_split(np.array(groups), count) if len(part)]
-    return [_part(batch, [i for i, e in enumerate(batch.episodes) if e.group_id in part], len(parts)) for part in parts]
-
-
-def _part(batch: Sequences, indices: list[int], parts: int) -> Sequences:
-    def pick(values: Sequence[NDArray[np.float32]] | None) -> list[NDArray[np.float32]] | None:
-        return None if values is None else [values[i] for i in indices]
-
-    return Sequences(
-        [batch.episodes[i] for i in indices],
-        [batch.advantages[i] for i in indices],
-        num_episodes=max(1, round(batch.num_episodes / parts)),
-        num_tokens=max(1, round(batch.num_tokens / parts)),
-        old_logprobs=pick(batch.old_logprobs),
-        ref_logprobs=pick(batch.ref_logprobs),
-    )
+def _rewards(episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
+    """Returns (B,), NaN where an episode could not be judged, and group ids (B,)."""
+    rewards = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
+    return rewards, torch.tensor([episode.group_id for episode in episodes], dtype=torch.int64)

@@ -28,7 +28,10 @@ class Optimizer:
     ) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.max_grad_norm, self.bad_steps = max_grad_norm, 0
-        self.adamw = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.9, beta2), weight_decay=weight_decay)
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
+        self.adamw = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=fused
+        )
 
     def step(self) -> dict[str, float]:
         """One step; returns `grad_norm` before clipping and `skipped` (1 if the step was not taken)."""

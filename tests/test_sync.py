@@ -1,0 +1,267 @@
+"""The proof that weights reach the engine, against engines with faults made on purpose."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from verigym.agents.attention import IMPLEMENTATION
+from verigym.agents.engines.sync import WeightSync
+from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.tiny import tiny_model
+from verigym.tasks.errors import SyncError
+
+VOCABULARY = 40
+Tensors = list[tuple[str, Tensor]]
+
+
+def make_model(*, tied: bool = False, seed: int = 0) -> PreTrainedModel:
+    if not tied:
+        model = tiny_model(VOCABULARY, seed=seed, hidden_size=32, layers=2, heads=4, intermediate_size=48)
+    else:
+        config = tiny_model(VOCABULARY, hidden_size=32, layers=2, heads=4, intermediate_size=48).config.to_dict()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Qwen3ForCausalLM(Qwen3Config(**{**config, "tie_word_embeddings": True}))
+    change(model, 0.1, seed=99)  # so that the scores depend on every tensor
+    model.set_attn_implementation(IMPLEMENTATION)
+    return model.eval()
+
+
+def change(model: PreTrainedModel, size: float, *, seed: int) -> None:
+    """An update of the learner: every weight moves by about `size`."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+
+
+class FaultyEngine(TransformersEngine):
+    """Takes what a fault makes of the tensors, from the moment that the fault is set."""
+
+    fault: Callable[["FaultyEngine", Tensors], Tensors] | None = None
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        tensors = list(tensors)
+        super().update_weights(self.fault(self, tensors) if self.fault else tensors, version)
+
+
+def make_sync(
+    *, tied: bool = False, dtype: torch.dtype = torch.float32, engine: type[TransformersEngine] = FaultyEngine
+) -> WeightSync:
+    model = make_model(tied=tied)
+    sync = WeightSync(model, engine(copy.deepcopy(model).to(dtype)))
+    sync.start(0)
+    return sync
+
+
+def drop(*names: str) -> Callable[[FaultyEngine, Tensors], Tensors]:
+    return lambda engine, tensors: [(name, tensor) for name, tensor in tensors if name not in names]
+
+
+def rename(names: dict[str, str]) -> Callable[[FaultyEngine, Tensors], Tensors]:
+    return lambda engine, tensors: [(names.get(name, name), tensor) for name, tensor in tensors]
+
+
+def half_way(engine: FaultyEngine, tensors: Tensors) -> Tensors:
+    return [(name, torch.lerp(engine._weights[name].float(), tensor, 0.5)) for name, tensor in tensors]
+
+
+def scale(factor: float) -> Callable[[FaultyEngine, Tensors], Tensors]:
+    return lambda engine, tensors: [(name, tensor * factor) for name, tensor in tensors]
+
+
+def transpose_square(engine: FaultyEngine, tensors: Tensors) -> Tensors:
+    return [(n, t.T if t.dim() == 2 and t.shape[0] == t.shape[1] else t) for n, t in tensors]
+
+
+def only_in_full_updates(fault: Callable[[FaultyEngine, Tensors], Tensors]) -> Callable[..., Tensors]:
+    return lambda engine, tensors: fault(engine, tensors) if len(tensors) > 1 else tensors
+
+
+Q = "model.layers.{}.self_attn.q_proj.weight"
+LAST = ("model.layers.1.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight")
+FAULTS = {
+    "stale head": (drop("lm_head.weight"), "lm_head.weight"),
+    "stale norm": (drop("model.layers.1.self_attn.k_norm.weight"), "model.layers.1.self_attn.k_norm.weight"),
+    "swapped layers": (rename({Q.format(0): Q.format(1), Q.format(1): Q.format(0)}), Q.format(0)),
+    "transposed": (transpose_square, Q.format(0)),
+    "ignores everything": (lambda engine, tensors: [], "model.embed_tokens.weight"),
+    "half an update": (half_way, "model.embed_tokens.weight"),
+    "scaled": (scale(1.2), "model.embed_tokens.weight"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_proof_names_the_tensor_that_the_engine_does_not_follow(fault: str, dtype: torch.dtype) -> None:
+    sync = make_sync(dtype=dtype)
+    sync.engine.fault, name = FAULTS[fault][0], FAULTS[fault][1]
+    before = copy.deepcopy(sync.model.state_dict())
+    with pytest.raises(SyncError, match=f"does not follow the tensor '{name}'"):
+        sync.prove_each()
+    assert all(torch.equal(value, before[key]) for key, value in sync.model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_sound_engine_follows_every_tensor_and_both_sides_end_as_they_began(tied: bool, dtype: torch.dtype) -> None:
+    sync = make_sync(tied=tied, dtype=dtype)
+    learner, engine = (copy.deepcopy(model.state_dict()) for model in (sync.model, sync.engine.model))
+    assert sync.prove_each() == ()
+    for model, before in ((sync.model, learner), (sync.engine.model, engine)):
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert sync.engine.pending == 0
+    assert sync.engine.version == 0
+
+
+def test_weights_that_differ_at_the_start_are_noticed() -> None:
+    model = make_model()
+    engine = FaultyEngine(copy.deepcopy(model))
+    engine.fault = drop("lm_head.weight")
+    change(model, 0.01, seed=1)
+    with pytest.raises(SyncError, match=r"differ by .* nats on the same weights"):
+        WeightSync(model, engine).start(0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda engine, tensors: [],
+        half_way,
+        scale(1.01),
+        drop("lm_head.weight"),
+        drop(*LAST),
+        rename({Q.format(0): Q.format(1), Q.format(1): Q.format(0)}),
+        lambda engine, tensors: tensors[: len(tensors) // 2],
+    ],
+    ids=["ignored", "half way", "scaled", "stale head", "stale end", "swapped layers", "first half"],
+)
+def test_a_fault_of_full_updates_alone_is_caught_at_the_first_send(fault: Callable[..., Tensors]) -> None:
+    sync = make_sync()
+    sync.engine.fault = only_in_full_updates(fault)
+    sync.prove_each()
+    change(sync.model, 1e-3, seed=1)
+    with pytest.raises(SyncError, match="version 7 did not reach the engine: its scores moved"):
+        sync.send(7)
+
+
+def test_an_engine_that_moves_while_the_learner_stands_still_is_caught() -> None:
+    sync = make_sync()
+    sync.engine.fault = scale(1.001)
+    with pytest.raises(SyncError, match="nats beside a change of 0"):
+        sync.send(1)
+
+
+@pytest.mark.parametrize("moment", ["start", "each", "send"])
+def test_scores_that_are_not_numbers_are_an_error(moment: str) -> None:
+    class Broken(TransformersEngine):
+        broken = False
+
+        def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
+            return [scores * (np.nan if self.broken else 1) for scores in super().score(token_ids, temperature)]
+
+    sync = make_sync(engine=Broken)
+    sync.engine.broken = True
+    change(sync.model, 1e-3, seed=1)
+    call = {"start": lambda: sync.start(1), "each": sync.prove_each, "send": lambda: sync.send(1)}[moment]
+    with pytest.raises(SyncError, match="nan"):
+        call()
+
+
+@pytest.mark.parametrize("kept", ["episodes", "prompts"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_and_values_of_older_weights_are_noticed(kept: str, dtype: torch.dtype) -> None:
+    class Hoarder(TransformersEngine):
+        def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+            paused, by_slot, by_ids = dict(self._paused), list(self.prompts._by_slot), dict(self.prompts._by_ids)
+            super().update_weights(tensors, version)
+            if kept == "prompts" or paused:
+                self.prompts._by_slot, self.prompts._by_ids = by_slot, by_ids
+            if kept == "episodes":
+                self._paused = paused
+
+    sync = make_sync(engine=Hoarder, dtype=dtype)
+    with pytest.raises(SyncError, match="keys and values of older weights"):
+        sync.prove_each()
+
+
+def test_a_tensor_that_no_score_depends_on_is_reported() -> None:
+    model = make_model()
+    model.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
+    sync = WeightSync(model, TransformersEngine(copy.deepcopy(model)))
+    sync.start(0)
+    assert sync.prove_each() == ("spare",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_tiny_updates_raise_no_false_alarm(tied: bool, dtype: torch.dtype) -> None:
+    sync = make_sync(tied=tied, dtype=dtype)
+    # As if from a checkpoint in bfloat16: at the start the engine's copy is exact, later it is rounded.
+    with torch.no_grad():
+        for parameter in sync.model.parameters():
+            parameter.copy_(parameter.bfloat16())
+    sync.start(0)
+    reports = []
+    for step, size in enumerate(np.geomspace(1e-7, 3e-3, 50)):
+        change(sync.model, float(size), seed=step)
+        reports.append(sync.send(step + 1))
+    proven = [report.proven for report in reports]
+    assert all(abs(report.slope - 1) < 0.15 for report in reports)
+    assert not proven[0]
+    assert all(proven[-4:])
+    assert (sum(proven) > 25) == (dtype == torch.float32)
+
+
+def test_changes_below_the_noise_add_up_until_they_are_proven() -> None:
+    sync = make_sync(dtype=torch.bfloat16)
+    start, found = copy.deepcopy(sync.model.state_dict()), []
+    while not found or not found[-1].proven:
+        change(sync.model, 1e-4, seed=1)  # one way all the time
+        found.append(sync.send(len(found) + 1))
+        assert sync.unproven == (0 if found[-1].proven else len(found))
+    assert 3 < len(found) < 100
+    assert [report.slope for report in found[:-1]] == [1.0] * (len(found) - 1)
+    assert abs(found[-1].slope - 1) < 0.15
+    # Had they been lost one by one, the sum would have shown it.
+    sync.model.load_state_dict(start)
+    sync.start(0)
+    sync.engine.fault = lambda engine, tensors: []
+    for step in range(len(found) - 1):
+        change(sync.model, 1e-4, seed=1)
+        if _lost(sync, step + 1):
+            return
+    change(sync.model, 1e-4, seed=1)
+    assert _lost(sync, len(found))
+
+
+def _lost(sync: WeightSync, version: int) -> bool:
+    try:
+        sync.send(version)
+    except SyncError:
+        return True
+    return False
+
+
+def test_a_resumed_sync_goes_on_from_the_last_proven_version() -> None:
+    one, two = make_sync(dtype=torch.bfloat16), make_sync(dtype=torch.bfloat16)
+    for step in range(3):
+        change(one.model, 1e-4, seed=1)
+        assert not one.send(step + 1).proven
+    two.model.load_state_dict(one.model.state_dict())
+    two.start(3)
+    two.load_state_dict(one.state_dict())
+    assert two.prove_each() == ()
+    assert two.unproven == 3
+    for step in range(3, 40):
+        for sync in (one, two):
+            change(sync.model, 1e-4, seed=1)
+        assert one.send(step + 1) == two.send(step + 1)
+        assert one.state_dict() == two.state_dict()
+    assert one.unproven < 37
