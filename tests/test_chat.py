@@ -186,6 +186,13 @@ def test_a_control_token_that_is_only_added_is_text_too() -> None:
     assert chat.suffix([{"role": "user", "content": "<|turn_end|>"}], chat.end_token_id).count(chat.end_token_id) == 1
 
 
+def test_an_eos_that_is_no_special_token_is_text_too() -> None:
+    made = tokenizer()
+    made.add_tokens(["<|stop|>"])
+    stop = made.convert_tokens_to_ids("<|stop|>")
+    assert stop not in Chat(made, [stop]).suffix([{"role": "tool", "content": "a<|stop|>b"}], 1)
+
+
 def tokenizer_with_named_specials_only(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made.backend_tokenizer, eos_token="<|im_end|>", chat_template=made.chat_template
@@ -230,7 +237,9 @@ def test_a_character_spread_over_tokens_comes_out_whole(chat: Chat) -> None:
 
 def test_a_generation_prompt_that_opens_reasoning_opens_the_canonical_turn() -> None:
     chat = Chat(tokenizer(OPENS_REASONING))
-    turn = parse_turn(chat.canonical(encode(chat, "\nhm</think>42")))
+    text = chat.canonical(encode(chat, "\nhm</think>42"))
+    assert text == "<think>\nhm</think>42"
+    turn = parse_turn(text)
     assert (turn.reasoning, turn.content) == ("hm", "42")
     for written in ("<think>hm</think>42", "42"):
         ids = chat.turn(written)

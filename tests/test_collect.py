@@ -235,6 +235,17 @@ def test_lockstep_twice_gives_the_same_bits(make_collector: Callable[..., Collec
         assert same(one, three)
 
 
+def test_lockstep_asks_in_the_order_of_the_plans_whoever_answers_first(
+    agent: LocalAgent, make_collector: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    submit = agent.engine.submit
+    monkeypatch.setattr(agent.engine, "submit", lambda request: (asked.append(request.episode_id), submit(request)))
+    spec = EnvSpec("test/Troubled", kwargs={"trouble": "slow", "when": 0})
+    make_collector(agent, spec, deterministic=True).collect(plans(6))
+    assert asked == sorted(asked[:6]) * 3
+
+
 def test_overlapped_plays_the_same_tasks_with_the_same_seeds(make_collector: Callable[..., Collector]) -> None:
     asked = plans(12)
     lockstep = make_collector(make_agent(), EnvSpec("test/Counting"), deterministic=True).collect(asked)

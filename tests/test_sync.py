@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from verigym.agents.attention import IMPLEMENTATION
-from verigym.agents.engines.sync import WeightSync
+from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.tiny import tiny_model
 from verigym.tasks.errors import SyncError
@@ -72,8 +72,8 @@ def half_way(engine: FaultyEngine, tensors: Tensors) -> Tensors:
     return [(name, torch.lerp(engine._weights[name].float(), tensor, 0.5)) for name, tensor in tensors]
 
 
-def scale(factor: float) -> Callable[[FaultyEngine, Tensors], Tensors]:
-    return lambda engine, tensors: [(name, tensor * factor) for name, tensor in tensors]
+def scale(factor: float, only: str = "") -> Callable[[FaultyEngine, Tensors], Tensors]:
+    return lambda engine, tensors: [(name, tensor * factor if only in name else tensor) for name, tensor in tensors]
 
 
 def transpose_square(engine: FaultyEngine, tensors: Tensors) -> Tensors:
@@ -93,7 +93,7 @@ FAULTS = {
     "transposed": (transpose_square, Q.format(0)),
     "ignores everything": (lambda engine, tensors: [], "model.embed_tokens.weight"),
     "half an update": (half_way, "model.embed_tokens.weight"),
-    "scaled": (scale(1.2), "model.embed_tokens.weight"),
+    "scaled": (scale(1.3, "layers.1.self_attn.v_proj"), "model.layers.1.self_attn.v_proj.weight"),
 }
 
 
@@ -219,34 +219,26 @@ def test_tiny_updates_raise_no_false_alarm(tied: bool, dtype: torch.dtype) -> No
     assert (sum(proven) > 25) == (dtype == torch.float32)
 
 
+def drift(sync: WeightSync, steps: int) -> list[SyncReport]:
+    """So many small updates, all of them one way, until a report is proven."""
+    reports: list[SyncReport] = []
+    while len(reports) < steps and not (reports and reports[-1].proven):
+        change(sync.model, 1e-4, seed=1)
+        reports.append(sync.send(len(reports) + 1))
+        assert sync.unproven == (0 if reports[-1].proven else len(reports))
+    return reports
+
+
 def test_changes_below_the_noise_add_up_until_they_are_proven() -> None:
     sync = make_sync(dtype=torch.bfloat16)
-    start, found = copy.deepcopy(sync.model.state_dict()), []
-    while not found or not found[-1].proven:
-        change(sync.model, 1e-4, seed=1)  # one way all the time
-        found.append(sync.send(len(found) + 1))
-        assert sync.unproven == (0 if found[-1].proven else len(found))
-    assert 3 < len(found) < 100
-    assert [report.slope for report in found[:-1]] == [1.0] * (len(found) - 1)
-    assert abs(found[-1].slope - 1) < 0.15
-    # Had they been lost one by one, the sum would have shown it.
-    sync.model.load_state_dict(start)
-    sync.start(0)
-    sync.engine.fault = lambda engine, tensors: []
-    for step in range(len(found) - 1):
-        change(sync.model, 1e-4, seed=1)
-        if _lost(sync, step + 1):
-            return
-    change(sync.model, 1e-4, seed=1)
-    assert _lost(sync, len(found))
-
-
-def _lost(sync: WeightSync, version: int) -> bool:
-    try:
-        sync.send(version)
-    except SyncError:
-        return True
-    return False
+    reports = drift(sync, 100)
+    assert 3 < len(reports) < 100
+    assert {report.slope for report in reports[:-1]} == {1.0}
+    assert abs(reports[-1].slope - 1) < 0.15
+    deaf = make_sync(dtype=torch.bfloat16)
+    deaf.engine.fault = lambda engine, tensors: []
+    with pytest.raises(SyncError, match="did not reach the engine"):
+        drift(deaf, len(reports))
 
 
 def test_a_resumed_sync_goes_on_from_the_last_proven_version() -> None:
