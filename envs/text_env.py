@@ -118,8 +118,8 @@ class TextEnv(gym.Env[str, str]):
         return self.verifier.golds(task)
 
     def demonstration(self, rng: np.random.Generator) -> list[str]:
-        """The turns of one demonstration of the current task, for a supervised warm start."""
-        raise NotImplementedError(f"{type(self).__name__} has no demonstrations")
+        """The turns of one demonstration of the current task, for a supervised warm start. Raises ConfigError."""
+        raise ConfigError(f"{type(self).__name__} has no demonstrations: give it a method demonstration(rng)")
 
     # What Gymnasium asks.
 
