@@ -291,9 +291,12 @@ def test_an_episode_that_could_not_be_judged_is_as_if_it_had_not_been_played() -
 def test_episodes_without_policy_tokens_are_tolerated() -> None:
     model, episodes = double_model(), make_batch()
     silent = without_policy_tokens(make_episode(7, 1.0, 0))
-    assert distance(gradient(model, [silent, *episodes]), gradient(model, episodes)) < 1e-12
+    for reduction in ("grpo", "dapo", "dr_grpo"):
+        with_it = gradient(model, [silent, *episodes], reduction=reduction)
+        assert distance(with_it, gradient(model, episodes, reduction=reduction)) < 1e-12
     alone = SFT(copy.deepcopy(model)).update([silent, episodes[0]])
     assert alone["tokens"] == episodes[0].num_policy_tokens
+    assert SFT(copy.deepcopy(model)).update([silent])["loss"] == 0
 
 
 def test_a_group_of_equal_rewards_changes_no_weight_and_is_reported() -> None:

@@ -116,7 +116,7 @@ def test_a_sound_engine_follows_every_tensor_and_both_sides_end_as_they_began(ti
     assert sync.prove_each() == ()
     for model, before in ((sync.model, learner), (sync.engine.model, engine)):
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert sync.engine.pending == 0
+    assert (sync.engine.pending, sync.engine._paused, sync.engine.prompts.lengths) == (0, {}, [])
     assert sync.engine.version == 0
 
 

@@ -40,7 +40,7 @@ class SFT:
         for micro in batch.micro_batches(self.tokens_per_forward, self.model.device):
             with torch.autocast(self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 logits = packed_logits(self.model, micro)
-            loss = -token_logprobs(logits, micro.targets, 1.0).sum() / tokens
+            loss = -token_logprobs(logits, micro.targets, 1.0).sum() / max(1, tokens)
             loss.backward()
             total += float(loss.detach())
         return {"loss": total, "tokens": float(tokens), **self.optimizer.step()}
