@@ -42,4 +42,4 @@ types: .venv/.installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv build runs *.egg-info
+	rm -rf .venv build *.egg-info

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""The model side: agents, chat, rollout engines, collection of episodes, learners."""

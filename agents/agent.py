@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
@@ -65,13 +66,22 @@ class LocalAgent(Agent):
         return self.chat.canonical(generation.token_ids)
 
 
+def resolve_device(device: str) -> str:
+    """`auto` as cuda where there is a GPU, else cpu. Raises ConfigError for cuda without one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch sees no GPU here; set device to cpu or auto")
+    return device
+
+
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """A causal language model from a hub id or a folder. Raises ConfigError, in one line, if there is none."""
     _require_checkpoint(path)
     try:
         with without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"cannot load a model from '{path}': {_first_line(error)}") from error
     return model.to(device).eval()  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from verigym.tasks.errors import EngineError
 
@@ -83,6 +83,36 @@ def attention(
 
 
 AttentionInterface.register(IMPLEMENTATION, attention)
+
+
+class _Counting(PackedLayout):
+    """Counts how often the hook is called."""
+
+    calls = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        self.calls += 1
+        return super().attend(layer, query, key, value, scale)
+
+
+@torch.no_grad()
+def install(model: PreTrainedModel) -> None:
+    """Puts the hook under a model, in evaluation mode, and proves that every layer calls it.
+
+    Raises EngineError, naming the model type, for one with another kind of attention or of cache.
+    """
+    config = model.config.get_text_config()
+    require_full_attention(config)
+    refusal = f"model type '{config.model_type}' does not run its attention through transformers' attention interface"
+    layout = _Counting([3, 2], model.device)
+    try:
+        model.set_attn_implementation(IMPLEMENTATION)
+        ids = torch.zeros(1, 5, dtype=torch.long, device=model.device)
+        model.eval()(input_ids=ids, position_ids=layout.position_ids, layout=layout, use_cache=False)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise EngineError(f"{refusal}: {str(error).splitlines()[0]}") from error
+    if layout.calls != config.num_hidden_layers:
+        raise EngineError(f"{refusal}: {layout.calls} of {config.num_hidden_layers} layers do; it is not supported")
 
 
 def require_full_attention(config: PreTrainedConfig) -> None:

@@ -328,9 +328,9 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
     for index, plan in enumerate(plans):
         env = envs[plan.env]
         live = _Live(index, plan, specs[plan.env].id, chat)
-        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
         if not hasattr(env.unwrapped, "demonstration"):
             raise ConfigError(f"{specs[plan.env].id} has no demonstrations: give it a method demonstration(rng)")
+        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
         rng = np.random.default_rng(plan.sampling_seed)
         for action in env.unwrapped.demonstration(rng):
             ids = tuple(chat.turn(action))

@@ -34,7 +34,7 @@ class Options:
     """Threads of torch."""
     recipe: Path = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
     """The run's configuration; model, folder, seed and goal are replaced."""
-    warm_steps: int = 200
+    warm_steps: int = 400
     """Supervised steps of the warm start."""
     stop_at: float = 0.95
     """The pass rate to reach."""

@@ -38,7 +38,15 @@ class EnvSpec:
             ours = registered_ids()  # plug-ins are looked for only now
             if name not in gym.registry:
                 raise UnknownNameError.of("environment", name, ours)
-        return gym.make(name, **self.kwargs)
+        try:
+            env = gym.make(name, **self.kwargs)
+        except (TypeError, gym.error.Error) as error:
+            given = ", ".join(self.kwargs) or "no options"
+            raise ConfigError(f"cannot make {name} with {given}: {' '.join(str(error).split())[:300]}") from error
+        space = getattr(env.unwrapped, "action_space", None)
+        if space is not None and not space.contains(""):
+            raise ConfigError(f"{name} is no text environment: its action space is {space}")
+        return env
 
     def with_split(self, split: str) -> "EnvSpec":
         """The same environment on another split of its tasks."""

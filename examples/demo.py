@@ -23,7 +23,7 @@ from verigym.tasks.errors import RunInterrupted
 
 FOLDER = Path("runs/demo")
 RECIPE = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
-BAR, TASKS = 0.95, 256
+BAR, TASKS, WARM_STEPS = 0.95, 256, 400
 ENV = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
 # Another seed than the evaluations during training, which choose the checkpoint: these tasks chose nothing.
 HELD_OUT = EnvSpec(ENV.id, kwargs={**ENV.kwargs, "split": "test", "seed": 1})
@@ -35,7 +35,7 @@ def main() -> None:
     started = time.monotonic()
     shutil.rmtree(FOLDER, ignore_errors=True)
     console.rule("1. supervised warm start: the form of an answer and of a tool call, mostly with wrong answers")
-    warm = fine_tune("tiny", FOLDER / "warm-start", steps=200)
+    warm = fine_tune("tiny", FOLDER / "warm-start", steps=WARM_STEPS)
     before = summarise(measure(warm.folder))
     console.print(f"held-out pass rate {before}", markup=False)
 
@@ -46,7 +46,7 @@ def main() -> None:
 
     console.rule("3. the same number of tokens, supervised only")
     tokens = sum(row["policy_tokens"] for row in run.metrics if "policy_tokens" in row)
-    more_steps = round(tokens / (warm.tokens / 200))
+    more_steps = round(tokens / (warm.tokens / WARM_STEPS))
     supervised = fine_tune(str(warm.folder), FOLDER / "supervised-only", steps=more_steps, seed=1)
     control = summarise(measure(supervised.folder))
 

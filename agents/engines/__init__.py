@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Rollout backends: the contract, the transformers engine, and the proof that weights arrive."""

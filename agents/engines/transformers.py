@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from verigym.agents.attention import IMPLEMENTATION, Layout, PackedLayout, require_full_attention
+from verigym.agents.attention import Layout, PackedLayout, install
 from verigym.agents.engines.engine import Engine, Generation, Request, StopReason
 from verigym.agents.engines.kv_cache import Joint, NewPrompts, NextTokens, Parked, Prompt, Prompts, SlotCache
 from verigym.agents.engines.sampling import draw, uniforms
@@ -73,8 +73,7 @@ class TransformersEngine(Engine):
 
     def __init__(self, model: PreTrainedModel, *, slots: int = 256, chunk_tokens: int = 8192) -> None:
         config = model.config.get_text_config()
-        require_full_attention(config)
-        model.set_attn_implementation(IMPLEMENTATION)
+        install(model)
         self.model, self.slots, self.chunk_tokens = model.eval().requires_grad_(False), slots, chunk_tokens
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Learners: losses and advantages as pure functions, GRPO, supervised fine-tuning."""

@@ -153,8 +153,8 @@ class SharedPromptLayout:
         parts = [states[0].transpose(0, 1).index_select(0, self.padded).split(sizes) for states in (query, key, value)]
         outs = []
         for shape, *states in zip(self.shapes, *parts, strict=True):
-            rows = [part.view(*shape, *part.shape[1:]).transpose(1, 2) for part in states]  # (B, H, T, D)
-            out = scaled_dot_product_attention(*rows, is_causal=True, scale=scale, enable_gqa=grouped)
+            q, k, v = (part.view(*shape, *part.shape[1:]).transpose(1, 2) for part in states)  # (B, H, T, D)
+            out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
             outs.append(out.transpose(1, 2).flatten(0, 1))
         return torch.cat(outs).index_select(0, self.copies)[None]
 

@@ -1,5 +1,6 @@
 """The settings of each learner. Imports no torch, so that the command line starts at once."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,5 +37,11 @@ class GRPOConfig:
     """Weight decay of AdamW."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.minibatches < 1 or self.tokens_per_forward < 1:
+        if not 0 < self.lr < math.inf or self.minibatches < 1 or self.tokens_per_forward < 1:
             raise ConfigError("grpo: lr must be above 0, minibatches and tokens_per_forward at least 1")
+        if not (0 <= self.clip_low < 1 and 0 <= self.clip_high < math.inf):
+            raise ConfigError("grpo: clip_low must lie in [0, 1) and clip_high be at least 0")
+        if not (0 <= self.kl_coefficient < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ConfigError("grpo: kl_coefficient and weight_decay must be at least 0")
+        if not (self.max_grad_norm > 0 and 0 <= self.adam_beta2 < 1):
+            raise ConfigError("grpo: max_grad_norm must be above 0 and adam_beta2 lie in [0, 1)")

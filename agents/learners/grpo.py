@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from verigym.agents.attention import IMPLEMENTATION, require_full_attention
+from verigym.agents.attention import install
 from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_advantages, group_statistics
 from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing, packed_logits
@@ -79,9 +79,8 @@ class GRPO:
         if (reference is not None) != (config.kl_coefficient > 0):
             raise ConfigError("grpo: a reference model goes with kl_coefficient > 0, and only with it")
         for network in (model, *([reference] if reference is not None else [])):
-            require_full_attention(network.config)
-            network.set_attn_implementation(IMPLEMENTATION)
-            check_packing(network.eval(), network.config.get_text_config().vocab_size, network.device)
+            install(network)
+            check_packing(network, network.config.get_text_config().vocab_size, network.device)
         self.model, self.reference, self.config = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
@@ -176,11 +175,20 @@ class GRPO:
 
     def _metrics(self, seen: Sequence[_Forward]) -> dict[str, float]:
         """Means over the policy tokens of all forwards."""
-        parts = [[getattr(part, f.name) for part in seen] for f in fields(_Forward)]
-        flat = [torch.cat(part) if part else torch.zeros(0) for part in parts]
-        *policy, spread, kl = flat
-        bounds = {"clip_low": self.config.clip_low, "clip_high": self.config.clip_high}
-        metrics = policy_metrics(*policy, torch.ones_like(spread), **bounds)
+
+        def flat(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in seen]) if seen else torch.zeros(0)
+
+        kl, spread = flat("kl"), flat("entropy")
+        metrics = policy_metrics(
+            flat("logprobs"),
+            flat("old_logprobs"),
+            flat("sampler_logprobs"),
+            flat("advantages"),
+            torch.ones_like(kl),
+            clip_low=self.config.clip_low,
+            clip_high=self.config.clip_high,
+        )
         metrics |= {"entropy": spread.sum() / max(1, len(spread)), "kl": kl.sum() / max(1, len(kl))}
         return {name: float(value) for name, value in metrics.items()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from verigym.agents.attention import IMPLEMENTATION, require_full_attention
+from verigym.agents.attention import install
 from verigym.agents.episode import Episode
 from verigym.agents.learners.batch import Sequences, check_packing, packed_logits
 from verigym.agents.learners.losses import token_logprobs
@@ -26,9 +26,8 @@ class SFT:
         tokens_per_forward: int = 8192,
         autocast: torch.dtype | None = None,
     ):
-        require_full_attention(model.config)
-        model.set_attn_implementation(IMPLEMENTATION)
-        check_packing(model.eval(), model.config.get_text_config().vocab_size, model.device)
+        install(model)
+        check_packing(model, model.config.get_text_config().vocab_size, model.device)
         self.model, self.tokens_per_forward, self.autocast = model, tokens_per_forward, autocast
         self.optimizer = Optimizer(model, lr)
 

@@ -79,6 +79,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.checkpoint_every < 1 or self.eval_every < 0:
             raise ConfigError("checkpoint_every must be at least 1 and eval_every at least 0")
+        if self.stop_at is not None and not self.eval_every:
+            raise ConfigError("stop_at needs evaluations: set eval_every")
+        if not self.env_timeout > 0 or not 0 <= self.max_infra_error_rate <= 1:
+            raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
         if self.group_size < 2:
@@ -100,11 +104,11 @@ class SFTConfig:
     """Folder for the trained checkpoint; it must not exist."""
     model: str = "tiny"
     """Checkpoint to start from: a folder, a hub id, or tiny for a new model of 1M parameters."""
-    steps: int = 200
+    steps: int = 400
     """Optimizer steps."""
     batch_size: int = 128
     """Demonstrations per step."""
-    demonstrations: int = 4096
+    demonstrations: int = 8192
     """Different demonstrations to learn from; they are played once and then shuffled in passes."""
     lr: float = 1e-3
     """Learning rate of AdamW."""
@@ -119,7 +123,7 @@ class SFTConfig:
         for name in ("steps", "batch_size", "demonstrations"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
+        if not 0 < self.lr < float("inf"):
             raise ConfigError(f"lr must be above 0, not {self.lr}")
 
 

@@ -40,6 +40,10 @@ class Display:
         if self.console.is_terminal:
             self._live.stop()
 
+    def watch(self, collector: Collector) -> None:
+        """Shows what the episodes of this collector do."""
+        self.collector = collector
+
     def refresh(self) -> None:
         """Called as episodes end."""
         done, total = self.collector.progress

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, load_model
+from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
 from verigym.agents.collect import Collector
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.episode import Episode, mean_reward
@@ -53,7 +53,7 @@ def play(
     """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment."""
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
     _, chat = load_chat(model)
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     engine = TransformersEngine(load_model(model, dtype=dtype, device=device), slots=slots)
     agent = LocalAgent(chat, engine, temperature=temperature, max_new_tokens=max_new_tokens)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
+from verigym.config import read_recipe
 from verigym.tasks.errors import ConfigError, RunError
 
 _KEPT = 2
@@ -30,12 +31,15 @@ class RunFolder:
         self.metrics_path, self.config_path = self.path / "metrics.jsonl", self.path / "config.yaml"
         self.episodes_path, self.checkpoints_path = self.path / "episodes", self.path / "checkpoints"
 
-    def create(self, config: Mapping[str, Any]) -> None:
-        """Makes a new folder. Raises ConfigError if it holds a run already."""
+    def refuse_if_taken(self) -> None:
+        """Raises ConfigError if the folder holds a run already."""
         if self.config_path.exists():
             raise ConfigError(
                 f"'{self.path}' holds a run already; go on with --resume {self.path}, or choose another --run"
             )
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Makes the folder. Raises ConfigError if that cannot be done."""
         try:
             for folder in (self.path, self.episodes_path, self.checkpoints_path):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ class RunFolder:
         """The configuration of the run here. Raises ConfigError if there is none."""
         if not self.config_path.is_file():
             raise ConfigError(f"no run in '{self.path}': it has no config.yaml")
-        return dict(yaml.safe_load(self.config_path.read_text(encoding="utf-8")))
+        return read_recipe(self.config_path)
 
     # Metrics and episodes.
 
@@ -93,8 +97,7 @@ class RunFolder:
         for path in self.episodes_path.glob("*.jsonl.gz"):
             if int(path.name.split(".")[0]) > step:
                 path.unlink()
-        for path in self.checkpoints_path.glob(".writing-*"):
-            shutil.rmtree(path)
+        self._recover()
 
     # Checkpoints: ordinary transformers checkpoints with the run's state beside them.
 
@@ -120,6 +123,15 @@ class RunFolder:
         shutil.rmtree(replaced, ignore_errors=True)
         return target
 
+    def _recover(self) -> None:
+        """Clears what a kill left half written; a checkpoint that was being replaced is put back."""
+        for path in self.checkpoints_path.glob(".writing-old-*"):
+            target = self.checkpoints_path / path.name.removeprefix(".writing-old-")
+            if not target.exists():
+                path.rename(target)
+        for path in self.checkpoints_path.glob(".writing-*"):
+            shutil.rmtree(path)
+
     def save_step(
         self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]
     ) -> Path:
@@ -131,10 +143,16 @@ class RunFolder:
 
     def latest(self) -> Path:
         """The newest checkpoint of a step. Raises RunError if there is none."""
+        self._recover()
         steps = self._steps()
         if not steps:
             raise RunError(f"'{self.path}' has no checkpoint to go on from")
         return steps[-1]
+
+    def has_checkpoint(self) -> bool:
+        """Whether a run can go on from here."""
+        self._recover()
+        return bool(self._steps())
 
     def _steps(self) -> list[Path]:
         return sorted(path for path in self.checkpoints_path.glob("[0-9]*") if (path / "state.pt").is_file())

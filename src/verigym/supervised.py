@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from verigym.agents.agent import load_chat, load_model, save_checkpoint
+from verigym.agents.agent import load_chat, load_model, resolve_device, save_checkpoint
 from verigym.agents.chat import Chat
 from verigym.agents.collect import demonstrations
 from verigym.agents.episode import Episode, derive_seed
@@ -42,6 +41,10 @@ def sft(
     output = Path(config.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"'{output}' exists already; choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder '{output}': {error.strerror}") from error
     model, tokenizer, chat = starting_point(config)
     episodes = _play(config, chat, config.demonstrations)
     learner, tokens, loss = SFT(model, lr=config.lr), 0, 0.0
@@ -55,7 +58,7 @@ def sft(
 
 def starting_point(config: SFTConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Chat]:
     """The checkpoint to start from, or a new tiny one whose tokens fit the environments' scaffolding."""
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(config.device)
     if config.model != "tiny":
         tokenizer, chat = load_chat(config.model)
         return load_model(config.model, device=device), tokenizer, chat

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, load_model, save_checkpoint
+from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device, save_checkpoint
 from verigym.agents.collect import Collector
 from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
@@ -25,7 +25,7 @@ from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
 from verigym.run_folder import RunFolder
 from verigym.task_sampler import TaskSampler, evaluation_plans
-from verigym.tasks.errors import RunError, RunInterrupted
+from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
 from verigym.verifiers.verdict import Outcome
 
 
@@ -77,28 +77,35 @@ class Trainer:
     def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool) -> None:
         self.config, self.interrupts = config, interrupts
         self.folder = RunFolder(config.run)
-        state = self._open_folder(resume)
-        source = self.folder.latest() if resume else config.model
-        device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if not resume:
+            self.folder.refuse_if_taken()
+        state = self._saved_state() if resume else None
+        source = self.folder.latest() if state else config.model
+        device = resolve_device(config.device)
         low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
         self.tokenizer, chat = load_chat(source)
         self.model = load_model(source, device=device)
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = TransformersEngine(load_model(source, dtype=engine_dtype, device=device), slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        self.sampler = TaskSampler(config.envs, config.seed)
+        self.collector, self.evaluator = self._collector(config.envs), self._collector(config.evaluated_envs)
+        specs = config.evaluated_envs if config.eval_every else ()
+        self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
+        # Only now, when nothing in the configuration has turned out wrong, is anything written.
+        self._open_folder(state)
         self.learner = GRPO(
             self.model,
             config.grpo,
-            reference=self._reference(resume, device) if config.grpo.kl_coefficient > 0 else None,
+            reference=self._reference(state is not None, device) if config.grpo.kl_coefficient > 0 else None,
             temperature=config.temperature,
-            max_policy_tokens=config.max_new_tokens,
+            max_policy_tokens=_policy_token_budget(config),
             autocast=torch.bfloat16 if low_precision else None,
         )
         self.sync = WeightSync(self.model, engine)
-        self.sampler = TaskSampler(config.envs, config.seed)
-        self.collector, self.evaluator = self._collector(config.envs), self._collector(config.evaluated_envs)
-        self.step, self.evaluated, self.stopped = 0, -1, False
+        self.step, self.evaluated = 0, -1
         self.best: Evaluation | None = None
+        self.last: Evaluation | None = None
         self._restore(state)
         self.loggers = open_loggers(config, self.folder.path, self.step)
         self.display = Display(config, self.collector)
@@ -106,10 +113,12 @@ class Trainer:
     def run(self) -> None:
         """Steps to the end, five verbs each. Ctrl-C leaves a checkpoint to go on from."""
         config = self.config
+        if self.step == 0:
+            self._save()  # from here on a kill loses nothing
         self.sync.prove_each()
         try:
             self._after_step()
-            while self.step < config.steps and not self.stopped:
+            while self.step < config.steps and not self._reached():
                 step, times = self.step, _Times()
                 plans, position = self.sampler.plan(step, config.groups, config.group_size)
                 episodes = self.collector.collect(plans, on_progress=self.display.refresh)
@@ -148,15 +157,22 @@ class Trainer:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Plays the evaluation's tasks; keeps the best checkpoint."""
         started = time.monotonic()
-        plans = evaluation_plans(self.config.evaluated_envs, self.config.eval_tasks, self.config.seed)
-        result = summarise(self.evaluator.collect(plans, on_progress=self.display.refresh))
+        self.display.watch(self.evaluator)
+        episodes = self.evaluator.collect(self.eval_plans, on_progress=self.display.refresh)
+        self.display.watch(self.collector)
+        self._refuse_unjudged(episodes)
+        result = self.last = summarise(episodes)
         if self.best is None or result.pass_rate > self.best.pass_rate:
             self.best = result
             self.folder.save("best", self.model, self.tokenizer)
-        if self.config.stop_at is not None and step > 0 and result.pass_rate >= self.config.stop_at:
-            self.stopped = True
         names = ("pass_rate", "low", "high", "reward", "tasks", "infra_errors")
         return {f"eval/{name}": getattr(result, name) for name in names} | {"time/eval": time.monotonic() - started}
+
+    def _reached(self) -> bool:
+        """Whether the evaluation of this step reached `stop_at`."""
+        goal = self.config.stop_at
+        due = self.step > 0 and self.evaluated == self.step and self.last is not None
+        return goal is not None and due and self.last is not None and self.last.pass_rate >= goal
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
         self.folder.log({"step": step, **metrics})
@@ -167,22 +183,28 @@ class Trainer:
     def _refuse_unjudged(self, episodes: Sequence[Episode]) -> None:
         broken = [episode for episode in episodes if episode.verdict.outcome is Outcome.INFRA_ERROR]
         if len(broken) > self.config.max_infra_error_rate * len(episodes):
-            self._save()
             raise RunError(
-                f"step {self.step + 1}: {len(broken)} of {len(episodes)} episodes could not be judged, more than the "
+                f"after step {self.step}: {len(broken)} of {len(episodes)} episodes could not be judged, more than the "
                 f"{self.config.max_infra_error_rate:.0%} allowed; the first: {broken[0].verdict.reason}"
             )
 
     # State.
 
-    def _open_folder(self, resume: bool) -> dict[str, Any] | None:
-        if not resume:
-            self.folder.create(to_plain(self.config))
+    def _saved_state(self) -> dict[str, Any] | None:
+        """The state to go on from; None if the run was killed before its first checkpoint and starts over."""
+        self.folder.read_config()
+        if not self.folder.has_checkpoint():
             return None
         state: dict[str, Any] = torch.load(self.folder.latest() / "state.pt", weights_only=True, map_location="cpu")
-        self.folder.cut(state["step"])
-        self.folder.write_config(to_plain(self.config))
+        if self.config.steps < state["step"]:
+            raise ConfigError(f"the run has done {state['step']} steps already; steps is {self.config.steps}")
+        if self.config.grpo.kl_coefficient > 0 and not (self.folder.checkpoints_path / "reference").exists():
+            raise ConfigError("the run began without a KL loss and kept no reference model; start a new one")
         return state
+
+    def _open_folder(self, state: dict[str, Any] | None) -> None:
+        self.folder.create(to_plain(self.config))
+        self.folder.cut(state["step"] if state else -1)
 
     def _reference(self, resume: bool, device: str) -> Any:
         """The frozen model that training started from, kept in the run folder for resuming."""
@@ -206,11 +228,11 @@ class Trainer:
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
-            "stopped": self.stopped,
             "optimizer": self.learner.optimizer.state_dict(),
             "sampler": self.sampler.position,
             "sync": self.sync.state_dict(),
             "best": None if self.best is None else asdict(self.best),
+            "last": None if self.last is None else asdict(self.last),
         }
         self.folder.save_step(self.step, self.model, self.tokenizer, state)
 
@@ -218,9 +240,9 @@ class Trainer:
         self.sync.start(0 if state is None else state["step"])
         if state is None:
             return
-        self.step, self.evaluated, self.stopped = state["step"], state["evaluated"], state["stopped"]
+        self.step, self.evaluated = state["step"], state["evaluated"]
         self.sampler.position = state["sampler"]
-        self.best = None if state["best"] is None else Evaluation(**state["best"])
+        self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
         self.learner.optimizer.load_state_dict(state["optimizer"])
         self.sync.load_state_dict(state["sync"])
 
@@ -248,6 +270,19 @@ class _Times:
         now = time.monotonic()
         self.seconds[f"time/{name}"] = now - self._last
         self._last = now
+
+
+def _policy_token_budget(config: TrainConfig) -> int:
+    """The most policy tokens an episode can have, over all environments (Lmax of the dr_grpo reduction)."""
+    limits = []
+    for spec in config.envs:
+        env = spec.make()
+        budget = getattr(env.unwrapped, "budget", None)
+        env.close()
+        per_turn = getattr(budget, "tokens_per_turn", None) or config.max_new_tokens
+        whole = per_turn * getattr(budget, "turns", 1)
+        limits.append(min(whole, getattr(budget, "tokens_per_episode", None) or whole))
+    return max(limits)
 
 
 def _episode_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class Evaluate:
         kwargs = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
         spec = EnvSpec(self.env, kwargs=kwargs)
         spec.make().close()  # a wrong environment is told before a model is loaded
+        if self.output:
+            try:
+                Path(self.output).touch()
+            except OSError as error:
+                raise ConfigError(f"cannot write '{self.output}': {error.strerror}") from error
         from verigym.evaluation import play, summarise
 
         episodes = play(
