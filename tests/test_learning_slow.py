@@ -34,7 +34,8 @@ def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_grpo_learns_to_use_the_calculator(warm_start: Path, tmp_path: Path) -> None:
     held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
     before = summarise(play(warm_start, held_out, tasks=256))
-    run = train(build(TrainConfig, {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run")}))
+    values = {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run"), "deterministic": True}
+    run = train(build(TrainConfig, values))
     after = summarise(play(run.checkpoint, held_out, tasks=256))
     assert before.pass_rate <= 0.45
     assert after.pass_rate >= 0.95

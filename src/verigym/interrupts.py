@@ -36,4 +36,4 @@ class Interrupts:
             os.write(2, b"\nended at once\n")
             os._exit(130)
         self.requested = True
-        print("\nending after a checkpoint; once more to end at once", file=sys.stderr)
+        print("\nending in order; once more to end at once", file=sys.stderr)
