@@ -44,6 +44,10 @@ class Display:
         """Shows what the episodes of this collector do."""
         self.collector = collector
 
+    def say(self, text: str) -> None:
+        """Prints a line above the panel."""
+        self.console.print(text, markup=False)
+
     def refresh(self) -> None:
         """Called as episodes end."""
         done, total = self.collector.progress

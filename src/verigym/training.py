@@ -115,7 +115,8 @@ class Trainer:
         config = self.config
         if self.step == 0:
             self._save()  # from here on a kill loses nothing
-        self.sync.prove_each()
+        if unseen := self.sync.prove_each():
+            self.display.say(f"sync: no score depends on {', '.join(unseen)}; they are sent, but cannot be proven")
         try:
             self._after_step()
             while self.step < config.steps and not self._reached():
