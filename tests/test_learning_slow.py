@@ -22,12 +22,21 @@ from verigym.training import train
 pytestmark = pytest.mark.slow
 RECIPE = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
+SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 
 
 @pytest.fixture(scope="module")
 def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("warm") / "model"
     sft(SFTConfig(envs=(CALCULATOR,), output=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Right often enough, on one-digit sums, for groups to differ; trained in seconds."""
+    folder = tmp_path_factory.mktemp("quick") / "model"
+    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=25, batch_size=64, demonstrations=512))
     return folder
 
 
@@ -65,10 +74,11 @@ def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_run_killed_at_random_moments_loses_and_repeats_nothing(
-    warm_start: Path, tmp_path: Path, deterministic: bool
+    quick_start: Path, tmp_path: Path, deterministic: bool
 ) -> None:
-    values = {**read_recipe(RECIPE), "model": str(warm_start), "deterministic": deterministic, "steps": 12}
+    values = {**read_recipe(RECIPE), "model": str(quick_start), "deterministic": deterministic, "steps": 12}
     values |= {"groups": 8, "checkpoint_every": 3, "eval_every": 4, "eval_tasks": 32, "stop_at": None}
+    values["envs"] = (CALCULATOR, SUMS)
     whole, killed = (build(TrainConfig, {**values, "run": str(tmp_path / name)}) for name in ("whole", "killed"))
     run_with_kills(killed, tmp_path / "killed.yaml", kills=6, seed=int(deterministic))
     rows = [row for row in RunFolder(killed.run).metrics() if "reward" in row]
