@@ -153,7 +153,7 @@ def test_a_template_that_strips_old_reasoning_warns_once_and_keeps_the_ids() -> 
 def test_a_template_that_keeps_reasoning_does_not_warn(chat: Chat) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        chat.suffix([TOOL], 1)
+        assert chat.suffix([TOOL], 1)
 
 
 # Special tokens in texts.
