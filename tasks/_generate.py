@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from types import MappingProxyType
@@ -53,18 +53,27 @@ def split_of(terms: Terms) -> str:
     It depends on the content only, not on the order of summands or factors: 3 + 4 goes with 4 + 3.
     """
     ordered = sorted((sign, tuple(sorted(factors))) for sign, factors in terms)
-    content = "".join(f"{sign:+d}*{'*'.join(map(str, factors))}" for sign, factors in ordered)
+    return split_by("".join(f"{sign:+d}*{'*'.join(map(str, factors))}" for sign, factors in ordered))
+
+
+def split_by(content: str) -> str:
+    """The split of a question with this content: one in five is test."""
     number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
     return "test" if number % 5 == 0 else "train"
 
 
 def draw(shape: Shape, *, seed: int, index: int, split: str, stream: str) -> Terms:
     """The question at `index`: draws until one belongs to `split`. `stream` names the set and level."""
-    # The seed comes last: the others are one 32-bit word each, so no two triples give the same words.
-    rng = np.random.default_rng([index, zlib.crc32(f"{stream}/{split}".encode()), seed])
+    rng = generator(seed, index, f"{stream}/{split}")
     while split_of(terms := draw_terms(shape, rng)) != split:
         pass
     return terms
+
+
+def generator(seed: int, index: int, stream: str) -> np.random.Generator:
+    """The random generator of one task."""
+    # The seed comes last: the others are one 32-bit word each, so no two triples give the same words.
+    return np.random.default_rng([index, zlib.crc32(stream.encode()), seed])
 
 
 def generated_set(
@@ -74,14 +83,21 @@ def generated_set(
 
     Raises UnknownNameError for the split and ConfigError for level, seed or size.
     """
+    level = whole_number(name, "level", level, 1, len(levels))
+    return make_set(partial(_make, levels[level - 1]), name=name, split=split, seed=seed, level=level, size=size)
+
+
+def make_set(
+    make: Callable[..., Task], *, name: str, split: str, seed: int, level: int, size: int | None
+) -> GeneratedTaskSet:
+    """A set of `size` tasks, `make(index, name=, split=, seed=, level=, prefix=)` each. Raises as `generated_set`."""
     if split not in SPLITS:
         raise UnknownNameError.of(f"split of '{name}' named", str(split), SPLITS)
-    level = whole_number(name, "level", level, 1, len(levels))
     seed = whole_number(name, "seed", seed, 0, None)
     size = whole_number(name, "size", DEFAULT_SIZE[split] if size is None else size, 1, MAX_SIZE)
     prefix = f"{name}-{split}-level{level}-seed{seed}"
-    make = partial(_make, levels[level - 1], name=name, split=split, seed=seed, level=level, prefix=prefix)
-    return GeneratedTaskSet(make, size=size, name=name, split=split, prefix=prefix)
+    one = partial(make, name=name, split=split, seed=seed, level=level, prefix=prefix)
+    return GeneratedTaskSet(one, size=size, name=name, split=split, prefix=prefix)
 
 
 def whole_number(name: str, option: str, given: Any, low: int, high: int | None) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "val", "dev"})
+_NAMES_OF = {"train": {"train"}, "test": {"test"}, "validation": {"validation", "valid", "val", "dev"}}
+_SPLIT_WORDS = frozenset().union(*_NAMES_OF.values())
 _FORMATS = "JSONL (.jsonl), gzipped JSONL (.jsonl.gz) or Parquet (.parquet)"
 
 
@@ -29,25 +31,35 @@ class DataSet:
     hub_id: str
     hub_config: str | None
     to_task: Callable[[Row, str], Task]  # (row, id for a row that has none)
+    hub_splits: Mapping[str, str] = field(default_factory=dict)  # where the hub names a split otherwise
 
     def load(self, split: str, source: str | os.PathLike[str] | None) -> TaskSet:
         """The tasks of `split`. Raises UnknownNameError for the split, TaskDataError for the data."""
         if split not in self.splits:
             raise UnknownNameError.of(f"split of '{self.name}' named", str(split), self.splits)
         rows = self._rows(split, self.hub_id if source is None else os.fspath(source))
-        tasks = [self.to_task(row, f"{self.name}-{split}-{index}") for index, row in enumerate(rows)]
+        tasks, left_out = [], []
+        for index, row in enumerate(rows):
+            try:
+                tasks.append(self.to_task(row, f"{self.name}-{split}-{index}"))
+            except UnusableRow as unusable:
+                left_out.append(str(unusable))
         if not tasks:
             raise TaskDataError(f"{self.name}/{split}: {source or self.hub_id} holds no rows; give another source")
-        return TaskSet(tasks, name=self.name, split=split)
+        return TaskSet(tasks, name=self.name, split=split, left_out=left_out)
 
     def _rows(self, split: str, source: str) -> Iterator[Row]:
         if not is_path(source):
-            return read_hub(source, self.hub_config, split)
+            return read_hub(source, self.hub_config, self.hub_splits.get(split, split))
         path = Path(os.path.expanduser(source))
         if not source or not os.path.exists(path):
             raise TaskDataError(f"{self.name}/{split}: no file or folder '{source}'; check the path given as source")
         files = find_files(path, self, split) if path.is_dir() else [path]
         return (row for file in files for row in read_file(file))
+
+
+class UnusableRow(Exception):  # noqa: N818 - control flow: the row is left out, and the task set says so
+    """Raised for a row that is as it should be but holds no task, such as one without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +70,54 @@ class Row:
     file: str
     number: int
 
-    def text(self, field: str) -> str:
-        """The text in `field`. Raises TaskDataError if it is missing, not text or empty."""
-        value = self.values.get(field)
+    def text(self, *fields: str) -> str:
+        """The text in the first of `fields` that is there. Raises TaskDataError if there is none, or no text in it."""
+        name = next((name for name in fields if name in self.values), fields[0])
+        value = self.values.get(name)
         if isinstance(value, str) and value.strip() and is_unicode(value):
             return value
-        if field not in self.values:
+        if name not in self.values:
             problem = "is missing"
         elif not isinstance(value, str):
             problem = f"must be text, not {'null' if value is None else type(value).__name__}"
         else:
             problem = "is not Unicode" if value.strip() else "is empty"
         found = ", ".join(map(str, self.values)) or "none"
-        raise self.error(f"the field '{field}' {problem} (fields found: {found})")
+        raise self.error(f"the field '{name}' {problem} (fields found: {found})")
+
+    def numeric(self, *fields: str) -> int | float:
+        """The finite number in the first of `fields` that is there, or that its text spells; whole ones as int.
+
+        Raises TaskDataError for anything else in it.
+        """
+        name = next((name for name in fields if name in self.values), fields[0])
+        value = self.values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            text = self.text(name)
+            try:
+                value = float(text.replace(",", ""))
+            except ValueError:
+                raise self.error(f"the field '{name}' must be a number, not {text[:40]!r}") from None
+        if not math.isfinite(value):
+            raise self.error(f"the field '{name}' must be a finite number, not {value}")
+        return int(value) if value == int(value) else value
 
     def id(self, *fields: str, default: str) -> str:
         """The first of `fields` that is there, as text; a whole number becomes its digits.
 
         Raises TaskDataError for anything else in it.
         """
-        for field in fields:
-            value = self.values.get(field)
+        for name in fields:
+            value = self.values.get(name)
             if isinstance(value, int) and not isinstance(value, bool):
                 return str(value)
             if value is not None:
-                return self.text(field)
+                return self.text(name)
         return default
+
+    def unusable(self, why: str) -> UnusableRow:
+        """For a row that holds no task: it is left out, and the task set lists it."""
+        return UnusableRow(f"{self.file}: row {self.number}: {why}")
 
     def error(self, problem: str) -> TaskDataError:
         """A TaskDataError that says where, what, and what to do."""
@@ -111,7 +145,7 @@ def find_files(folder: Path, data_set: DataSet, split: str) -> list[Path]:
             continue
         files = sorted(file for file in place.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
         seen += files
-        named = [file for file in files if split in _words(file)]
+        named = [file for file in files if _NAMES_OF.get(split, {split}) & _words(file)]
         if not named and len(data_set.splits) == 1 and not any(_words(file) & _SPLIT_WORDS for file in files):
             named = files
         if named:

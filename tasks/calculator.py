@@ -84,11 +84,17 @@ def calculator(expression: str) -> str:
     Raises:
         ValueError: the expression is no such thing or too long; the text says where and why.
     """
-    result = _Parser(expression).parse()
+    result = evaluate(expression)[0]
     if result.denominator == 1:
         return str(result.numerator)
     with localcontext(prec=SIGNIFICANT):
         return f"{(Decimal(result.numerator) / Decimal(result.denominator)).normalize():f}"
+
+
+def evaluate(expression: str) -> tuple[Fraction, list[Fraction]]:
+    """The value of an arithmetic expression, and the numbers in it from left to right. Raises ValueError."""
+    parser = _Parser(expression)
+    return parser.parse(), parser.numbers
 
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
@@ -105,6 +111,7 @@ class _Parser:
             raise ValueError("the expression is empty")
         self.text = expression.translate(_SIGNS)
         self.position = self.depth = 0
+        self.numbers: list[Fraction] = []
 
     def parse(self) -> Fraction:
         result = self.sum()
@@ -165,7 +172,8 @@ class _Parser:
         if len(match[0].replace(".", "")) > MAX_DIGITS:
             raise ValueError(f"the number at position {self.position + 1} has more than {MAX_DIGITS} digits")
         self.position = match.end()
-        return Fraction(match[0])
+        self.numbers.append(Fraction(match[0]))
+        return self.numbers[-1]
 
     def unexpected(self) -> ValueError:
         found = self.peek()

@@ -90,5 +90,13 @@ def _parameters(factory: Factory) -> list[str]:
 
 register("gsm8k", "verigym.tasks.gsm8k:load")
 register("math500", "verigym.tasks.math500:load")
+register("math", "verigym.tasks.math:load")
+register("svamp", "verigym.tasks.svamp:load")
+register("gsm_hard", "verigym.tasks.gsm_hard:load")
+register("aqua", "verigym.tasks.aqua:load")
+register("olympiadbench", "verigym.tasks.olympiadbench:load")
+register("college_math", "verigym.tasks.college_math:load")
 register("arithmetic", "verigym.tasks.arithmetic:load")
 register("calculator", "verigym.tasks.calculator:load")
+register("countdown", "verigym.tasks.countdown:load")
+register("custom", "verigym.tasks.custom:load")

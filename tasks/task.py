@@ -43,11 +43,12 @@ def _make_task(task_id: str, prompt: str, target: Any, metadata: dict[str, Any])
 class TaskSet(Sequence[Task]):
     """An ordered set of tasks with a name, a split and a fingerprint of its content.
 
+    `left_out` has a sentence for each row of the source that holds no task.
     Raises TaskDataError if two tasks share an id.
     """
 
-    def __init__(self, tasks: Sequence[Task], *, name: str, split: str) -> None:
-        self.name, self.split = name, split
+    def __init__(self, tasks: Sequence[Task], *, name: str, split: str, left_out: Sequence[str] = ()) -> None:
+        self.name, self.split, self.left_out = name, split, tuple(left_out)
         self._tasks = tuple(tasks)
         self._index = {task.id: i for i, task in enumerate(self._tasks)}
         if len(self._index) != len(self._tasks):

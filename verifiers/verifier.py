@@ -66,3 +66,4 @@ def registered() -> list[str]:
 
 register("math", "verigym.verifiers.math:MathVerifier")
 register("exact", "verigym.verifiers.exact:ExactVerifier")
+register("countdown", "verigym.verifiers.countdown:CountdownVerifier")

@@ -1,0 +1,50 @@
+r"""Finds the `\boxed{}` answers in LaTeX text. Pure, linear in the length of the text."""
+
+from __future__ import annotations
+
+import re
+
+# an answer longer than this is refused anyway; it keeps hostile texts from costing more than linear time
+MAX_UNCLOSED_BOXES = 5
+MAX_BOX_LENGTH = 20_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_BARE = re.compile(r"[^\s${}]+")
+_BRACES = re.compile(r"\\[\\{}]|[{}]")
+
+
+def boxed_contents(text: str) -> list[str]:
+    r"""The contents of the outermost `\boxed` and `\fbox`, in order; one that never closes is no box."""
+    contents: list[str] = []
+    position = unclosed = 0
+    while match := _BOX.search(text, position):
+        position = match.end()
+        if text[position : position + 1] == "{":
+            end = _closing_brace(text, position)
+            if end is None:
+                unclosed += 1
+                if unclosed > MAX_UNCLOSED_BOXES:
+                    break
+                continue
+            contents.append(text[position + 1 : end])
+            position = end
+        elif bare := _BARE.match(text, position):
+            contents.append(bare.group().rstrip(".,;"))
+            position = bare.end()
+    return contents
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    end = text.find("}", start)
+    if end < 0 or ("{" not in text[start + 1 : end] and text[end - 1] != "\\"):
+        return end if end >= 0 else None  # flat, as most are
+    depth = 0
+    for match in _BRACES.finditer(text, start, start + MAX_BOX_LENGTH):
+        found = match.group()
+        if found == "{":
+            depth += 1
+        elif found == "}":
+            depth -= 1
+            if depth == 0:
+                return match.start()
+    return None
