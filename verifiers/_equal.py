@@ -3,8 +3,9 @@ r"""Whether an answer is the gold answer: words, numbers, names and lists by rul
 The policy, in the order in which it applies:
 
 - Equal after tidying (white space, `\left`, `$`, `\dfrac`, degree signs, thousands separators): equal.
-- Units may be missing on either side; two known units must agree. `10\%` is 10 and is 0.1.
-- Plain numbers are compared exactly; a decimal may differ by 5e-7 and by a millionth of the gold answer.
+- Units may be missing on either side; two known units must agree. `10\%` is 10 and is 0.1. (Both by option.)
+- Plain numbers are compared exactly; a decimal may differ by 5e-7 and by a millionth of the gold answer, or by
+  the tolerance of the task. Beside a decimal, `1000,99` has a decimal comma. Beside pi, degrees are radians.
 - `\text{...}` answers are compared as words, without regard to case.
 - `name = value` is its value; in a chain each link must equal the gold answer; two names must be the same.
 - A bare list or set is free of order, anything in ( ) or [ ] is ordered, and brackets must be the same; a
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
+from dataclasses import dataclass
 
 from verigym.verifiers import _latex, _numbers
-from verigym.verifiers._latex import canonical, split_list, split_top, tidy
-from verigym.verifiers._units import split_unit, units_agree
+from verigym.verifiers._latex import canonical, fold_unicode, split_list, split_top, tidy
+from verigym.verifiers._numbers import Tolerance
+from verigym.verifiers._units import spell_out_unit, split_unit, units_agree
 
 Oracle = Callable[[str, str], bool]
 MAX_ELEMENTS = 64
@@ -30,51 +32,79 @@ _PM = re.compile(r"\\[pm][mp](?![a-zA-Z])")
 _IN_SET = re.compile(r"^\s*[a-zA-Z](?:\s*\([a-z]\))?\s*\\in(?![a-zA-Z])\s*")
 _APPROX = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 _BASE = re.compile(r"(?P<digits>[0-9A-Fa-f]+)\s*_\s*\{?\s*(?P<base>\d+|[a-z]+)\s*\}?")
-_BASE_WORDS = {
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-}
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 _UNBOUNDED = re.compile(r"\\infty|[<>]|\\(?:le|ge|ne|mathbb|setminus)(?![a-zA-Z])")
+_DEGREES = re.compile(r"\s*\$?\s*(-?\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*\$?\s*")
+_SET_BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:]\s*(.*)\\\}", re.DOTALL)
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
+_ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|\s*(<|\\le(?![a-zA-Z]))\s*(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _TEXT_ONLY = re.compile(rf"{_latex._TEXT}\{{[^{{}}]*\}}")
 _NOT_A_NUMBER = re.compile(r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])", re.IGNORECASE)
 
 
-def equal(gold: str, answer: str, oracle: Oracle, *, gold_is_float: bool = False) -> bool:
-    """Whether two answers, in LaTeX or plain, are the same. `oracle` compares what the rules leave open."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the parts of one comparison share.
+
+    `oracle` compares what the rules leave open; `tolerance` replaces the rounding that decimals may have;
+    with `units` a unit of the gold answer must be there, with `strict_percent` 10% is 0.1 and not 10.
+    """
+
+    oracle: Oracle
+    tolerance: Tolerance | None = None
+    gold_is_float: bool = False
+    units: bool = False
+    strict_percent: bool = False
+
+
+def equal(gold: str, answer: str, rules: Rules) -> bool:
+    """Whether two answers, in LaTeX or plain, are the same."""
+    if rules.units:
+        gold, answer = spell_out_unit(gold), spell_out_unit(answer)
     if canonical(gold) == canonical(answer):
         return bool(canonical(gold))
+    gold, answer = _in_radians(gold, answer), _in_radians(answer, gold)
     try:
-        return _equal(tidy(gold), tidy(answer), oracle, gold_is_float)
+        return _equal(tidy(gold), tidy(answer), rules)
     except RecursionError:  # lists in lists in lists: no answer
         return False
 
 
-def _equal(gold: str, answer: str, oracle: Oracle, gold_is_float: bool = False) -> bool:
+def _equal(gold: str, answer: str, rules: Rules) -> bool:
+    gold, answer = _condition(gold), _condition(answer)
     if not gold or not answer:
         return False
     if canonical(gold) == canonical(answer):
         return True
     verdict = _as_words(gold, answer)
     if verdict is None:
-        verdict = _as_numbers(gold, answer, gold_is_float)
+        verdict = _as_numbers(gold, answer, rules)
     if verdict is None:
-        verdict = _as_equations(gold, answer, oracle, gold_is_float)
+        verdict = _as_equations(gold, answer, rules)
     if verdict is None:
-        verdict = _as_matrices(gold, answer, oracle)
+        verdict = _as_matrices(gold, answer, rules)
     if verdict is None:
-        verdict = _as_lists(gold, answer, oracle)
+        verdict = _as_lists(gold, answer, rules)
     if verdict is None:
-        verdict = _as_expressions(gold, answer, oracle)
+        verdict = _as_expressions(gold, answer, rules)
     return verdict
+
+
+def _in_radians(text: str, other: str) -> str:
+    r"""`120^\circ` as `\frac{120\pi}{180}` beside a text with pi; any other text as it is."""
+    match = _DEGREES.fullmatch(fold_unicode(text))
+    return rf"\frac{{{match[1]}\pi}}{{180}}" if match and r"\pi" in fold_unicode(other) else text
+
+
+def _condition(text: str) -> str:
+    r"""`\{x \mid x > 3\}` as `x > 3`, and `|x| < 3` as `-3 < x < 3`."""
+    if (match := _SET_BUILDER.fullmatch(text)) and _RELATION.search(match[2]):
+        text = match[2].strip()
+    if match := _ABSOLUTE.fullmatch(text):
+        name, sign, bound = match.groups()
+        return f"-{bound} {sign} {name} {sign} {bound}"
+    return text
 
 
 def _as_words(gold: str, answer: str) -> bool | None:
@@ -95,27 +125,38 @@ def _plain_words(text: str) -> str:
     return re.sub(r"[\s()$.,:;!{}]+", " ", bare).strip()
 
 
-def _as_numbers(gold: str, answer: str, gold_is_float: bool) -> bool | None:
+def _as_numbers(gold: str, answer: str, rules: Rules) -> bool | None:
     """Number against number, with units, percent signs and bases. None if either is no plain number."""
     expected_text, expected_unit = split_unit(gold)
     given_text, given_unit = split_unit(answer)
     if (in_base := _as_based(expected_text, given_text)) is not None:
         return in_base
-    expected, given = _numbers.exact_number(expected_text), _numbers.exact_number(given_text)
+    expected, given = _two_numbers(expected_text, given_text)
     if expected is None or given is None:
         return None
-    if not units_agree(expected_unit, given_unit):
+    if not units_agree(expected_unit, given_unit, required=rules.units):
         return False
-    if _numbers.close(expected, given, gold_is_float=gold_is_float):
+    percent = expected_unit == "percent", given_unit == "percent"
+    as_written = percent[0] == percent[1] or not rules.strict_percent
+    if as_written and _close(expected, given, rules):
         return True
-    if (expected_unit == "percent") == (given_unit == "percent"):
+    if percent[0] == percent[1]:
         return False
-    scale = Fraction(1, 100)
-    if expected_unit == "percent":
-        expected = _numbers.Number(expected.value * scale, expected.is_decimal)
-    else:
-        given = _numbers.Number(given.value * scale, given.is_decimal)
-    return _numbers.close(expected, given)
+    return _close(expected.hundredth(), given, rules) if percent[0] else _close(expected, given.hundredth(), rules)
+
+
+def _two_numbers(gold: str, answer: str) -> tuple[_numbers.Number | None, _numbers.Number | None]:
+    """The two as numbers; beside a decimal, `1000,99` is one too."""
+    expected, given = _numbers.exact_number(gold), _numbers.exact_number(answer)
+    if given is None and expected is not None and expected.is_decimal:
+        given = _numbers.with_decimal_comma(answer)
+    elif expected is None and given is not None and given.is_decimal:
+        expected = _numbers.with_decimal_comma(gold)
+    return expected, given
+
+
+def _close(expected: _numbers.Number, given: _numbers.Number, rules: Rules) -> bool:
+    return _numbers.close(expected, given, tolerance=rules.tolerance, gold_is_float=rules.gold_is_float)
 
 
 def _as_based(gold: str, answer: str) -> bool | None:
@@ -132,14 +173,14 @@ def _as_based(gold: str, answer: str) -> bool | None:
 
 def _base_of(match: re.Match[str]) -> int | str:
     base = match["base"]
-    return int(base) if base.isdigit() else _BASE_WORDS.get(base, base)
+    return int(base) if base.isdigit() else _numbers.WORDS.get(base, base)
 
 
 def _drop_text(text: str) -> str:
     return re.sub(rf"{_latex._TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
 
 
-def _as_equations(gold: str, answer: str, oracle: Oracle, gold_is_float: bool) -> bool | None:
+def _as_equations(gold: str, answer: str, rules: Rules) -> bool | None:
     """`name = value` on either side, and chains of them. None if there is no such thing."""
     gold, answer = _without_membership(gold), _without_membership(answer)
     if len(split_list(gold)[1]) > 1 or len(split_list(answer)[1]) > 1:
@@ -148,19 +189,19 @@ def _as_equations(gold: str, answer: str, oracle: Oracle, gold_is_float: bool) -
     if len(gold_links) == len(links) == 1:
         return None
     if len(gold_links) == 1:
-        return all(_equal(gold, link, oracle, gold_is_float) for link in _values(links))
+        return all(_equal(gold, link, rules) for link in _values(links))
     if len(links) == 1:
         values = _values(gold_links)
         if len(values) > 1 or any(map(_is_name, gold_links)):
-            return _equal(values[-1], answer, oracle, gold_is_float)
+            return _equal(values[-1], answer, rules)
         return None  # an equation between expressions
     if _is_name(gold_links[0]) and _is_name(links[0]) and canonical(gold_links[0]) != canonical(links[0]):
         return None if len(links) == 2 else False
     if len(links) > 2 or len(gold_links) > 2:
         value = _values(gold_links)[-1]
-        return all(_equal(value, link, oracle, gold_is_float) for link in _values(links))
+        return all(_equal(value, link, rules) for link in _values(links))
     if _is_name(gold_links[0]) and canonical(gold_links[0]) == canonical(links[0]):
-        return _equal(gold_links[1], links[1], oracle, gold_is_float)
+        return _equal(gold_links[1], links[1], rules)
     return None
 
 
@@ -191,36 +232,36 @@ def _without_membership(text: str) -> str:
     return _IN_SET.sub("", text)
 
 
-def _as_lists(gold: str, answer: str, oracle: Oracle) -> bool | None:
+def _as_lists(gold: str, answer: str, rules: Rules) -> bool | None:
     """Lists, tuples, sets and intervals, element by element. None if sympy should see the two as they are."""
     gold, answer = _strip_name(gold), _strip_name(answer)
     unions = split_top(gold, _latex.CUP), split_top(answer, _latex.CUP)
     if len(unions[0]) == len(unions[1]) > 1:
-        return _match(unions[0], unions[1], oracle, ordered=False) or None
+        return _match(unions[0], unions[1], rules, ordered=False) or None
     (brackets, expected), (given_brackets, given) = split_list(gold), split_list(answer)
     ordered = bool({brackets, given_brackets} & {"()", "[]", "(]", "[)"})
     if not ordered:
         expected, given = _expand_signs(expected), _expand_signs(given)
     if len(expected) == len(given) == 1:
         if {brackets, given_brackets} == {"", "{}"}:
-            return _equal(expected[0], given[0], oracle)
+            return _equal(expected[0], given[0], rules)
         return None
     if len(expected) == 1 or len(given) == 1:
         single = gold if len(expected) == 1 else answer
         return None if re.search(r"[<>]|\\(?:le|ge|cup|in|mathbb|setminus|ne)(?![a-zA-Z])|pmatrix", single) else False
     if brackets != given_brackets and {brackets, given_brackets} not in ({"", "{}"}, {"", "()"}):
         return False
-    return _match(expected, given, oracle, ordered=ordered)
+    return _match(expected, given, rules, ordered=ordered)
 
 
-def _as_matrices(gold: str, answer: str, oracle: Oracle) -> bool | None:
+def _as_matrices(gold: str, answer: str, rules: Rules) -> bool | None:
     """Matrix against matrix, entry by entry. None unless both are one matrix."""
     expected, given = _rows(gold), _rows(answer)
     if expected is None or given is None:
         return None
     if [len(row) for row in expected] != [len(row) for row in given]:
         return False
-    return all(_match(a, b, oracle, ordered=True) for a, b in zip(expected, given, strict=True))
+    return all(_match(a, b, rules, ordered=True) for a, b in zip(expected, given, strict=True))
 
 
 def _rows(text: str) -> list[list[str]] | None:
@@ -251,28 +292,31 @@ def _expand_signs(elements: list[str]) -> list[str]:
     return [element[1:].strip() if element.startswith("+") else element for element in expanded]
 
 
-def _match(expected: list[str], given: list[str], oracle: Oracle, *, ordered: bool) -> bool:
+def _match(expected: list[str], given: list[str], rules: Rules, *, ordered: bool) -> bool:
     """Whether the elements correspond one to one, in order or in any order."""
     if len(expected) != len(given) or len(expected) > MAX_ELEMENTS or not all(given):
         return False
     if ordered:
-        return all(_equal(a, b, oracle) for a, b in zip(expected, given, strict=True))
+        return all(_equal(a, b, rules) for a, b in zip(expected, given, strict=True))
     left = list(given)
     for element in expected:
         same = [other for other in left if canonical(other) == canonical(element)]
-        found = next((other for other in same or left if _equal(element, other, oracle)), None)
+        found = next((other for other in same or left if _equal(element, other, rules)), None)
         if found is None:
             return False
         left.remove(found)
     return True
 
 
-def _as_expressions(gold: str, answer: str, oracle: Oracle) -> bool:
+def _as_expressions(gold: str, answer: str, rules: Rules) -> bool:
     (expected, expected_unit), (given, given_unit) = split_unit(gold), split_unit(answer)
-    if not units_agree(expected_unit, given_unit):
+    if not units_agree(expected_unit, given_unit, required=rules.units):
         return False
     if r"\infty" in given and not _UNBOUNDED.search(expected):
         return False
     if _NOT_A_NUMBER.search(given) or ("\\text" in given and "\\text" not in expected):
         return False
-    return oracle(expected, given)
+    if rules.strict_percent and (expected_unit == "percent") != (given_unit == "percent"):
+        expected = rf"\frac{{{expected}}}{{100}}" if expected_unit == "percent" else expected
+        given = rf"\frac{{{given}}}{{100}}" if given_unit == "percent" else given
+    return rules.oracle(expected, given)

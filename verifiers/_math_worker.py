@@ -1,8 +1,9 @@
 r"""The worker process of the math verifier: reads pairs of LaTeX expressions, says whether they are equal.
 
 Run as a file with `python -I`; imports nothing of the package. Frames on stdin and stdout are a 4-byte
-length and JSON: {"gold", "answer"} in, {"equal"} or {"failed"} out. Nothing here evaluates text as Python:
-LaTeX goes through a grammar. The time limit is the parent's; the limits set here are the second line.
+length and JSON: {"gold", "answer", "tolerance", "cpu_seconds"} in, {"equal"} or {"failed"} out. Nothing here
+evaluates text as Python: LaTeX goes through a grammar. The time limit is the parent's; the limits set here
+are the second line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 4
+GRACE_SECONDS = 0.1  # so that the parent, which is polite, comes first
 IDLE_CHECK_SECONDS = 2.0
 
 # a decimal stands for a number within 5e-7 and within a millionth of it; exact numbers agree to 25 digits
@@ -62,60 +63,76 @@ def die_with_parent(descriptor: int, busy: bool) -> None:
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | flag if busy else flags & ~flag)
 
 
-def limit_cpu_time() -> None:
-    """Whole seconds from now, should the parent's own clock fail us."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(usage.ru_utime + usage.ru_stime) + CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+def limit_cpu_time(seconds: float) -> None:
+    """SIGPROF kills this process when it has used so much CPU time, even inside C code; 0 takes it back."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def load_grader() -> Any:
-    """The function (gold, answer) -> bool, with math-verify imported and its numeric comparison replaced."""
-    import sympy
-    from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
-        NormalizationConfig,
-        latex2sympy,
-        normalize_latex,
-    )
-    from math_verify import grader
+class Grader:
+    """math-verify's comparison, with its numeric part replaced."""
 
-    logging.disable(logging.CRITICAL)
-    matrices = (sympy.MatrixBase, sympy.MatrixExpr)
-    original, original_symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
-    style = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
+    def __init__(self) -> None:
+        import sympy
+        from latex2sympy2_extended import latex2sympy2  # type: ignore[import-untyped]
+        from math_verify import grader
 
-    def numeric_eq(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+        logging.disable(logging.CRITICAL)
+        self._sympy, self._latex2sympy, self._grader = sympy, latex2sympy2, grader
+        self._original_numeric, self._original_symbolic = grader.sympy_numeric_eq, grader.sympy_symbolic_eq
+        grader.sympy_numeric_eq, grader.sympy_symbolic_eq = self._numeric_eq, self._symbolic_eq
+        self._style = latex2sympy2.NormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+        )
+        self._tolerance: float | None = None
+        self._parsed = lru_cache(maxsize=512)(self._parse)
+
+    def equal(self, gold: str, answer: str, tolerance: float | None) -> bool:
+        """Whether the two are the same. Raises whatever the grammar and sympy raise on text that is none."""
+        expected, given = self._parsed(gold), self._parsed(answer)
+        if hasattr(given, "has") and given.has(self._sympy.nan, self._sympy.zoo):
+            return False
+        self._tolerance = tolerance
+        return bool(
+            self._grader.verify(expected, given, timeout_seconds=None, strict=True, allow_set_relation_comp=True)
+        )
+
+    def _parse(self, text: str) -> Any:
+        latex = self._latex2sympy.normalize_latex(text, config=self._style)
+        is_real = not self._grader.should_treat_as_complex(latex)
+        return self._latex2sympy.latex2sympy(latex, is_real=is_real, convert_degrees=False, normalization_config=None)
+
+    def _numeric_eq(self, a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
         # math-verify compares to six places after the point, and so takes 0 for 1e-7
-        if isinstance(a, matrices) or isinstance(b, matrices):
-            return bool(original(a, b, float_rounding, numeric_precision))
+        if isinstance(a, self._matrices) or isinstance(b, self._matrices):
+            return bool(self._original_numeric(a, b, float_rounding, numeric_precision))
         try:
             if a.free_symbols or b.free_symbols:
                 return False
-            return close(a.doit(), b.doit())
+            return self._close(a.doit(), b.doit())
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             return False
 
-    def close(a: Any, b: Any) -> bool:
-        decimal = a.has(sympy.Float) or b.has(sympy.Float)
-        if a.is_Rational and b.is_Rational:
-            return bool(a == b)
+    def _close(self, a: Any, b: Any) -> bool:
+        decimal = a.has(self._sympy.Float) or b.has(self._sympy.Float)
+        if a.is_Rational and b.is_Rational and a == b:
+            return True
         difference, size = abs((a - b).evalf(30)), abs(a.evalf(30))
         if not (difference.is_Float or difference.is_Integer or difference.is_Rational) or not size.is_finite:
             return False
+        if self._tolerance is not None:
+            return bool(difference <= self._tolerance)
         if decimal:
             return bool(difference <= ABSOLUTE and difference <= RELATIVE * size)
         return bool(difference <= EXACT * max(size, EXACT))
 
-    def symbolic_eq(a: Any, b: Any) -> bool:
+    def _symbolic_eq(self, a: Any, b: Any) -> bool:
         # a point where the two differ is proof, and far cheaper than `simplify`
-        return not differ(a, b) and bool(original_symbolic(a, b))
+        return not self._differ(a, b) and bool(self._original_symbolic(a, b))
 
-    def differ(a: Any, b: Any) -> bool:
+    def _differ(self, a: Any, b: Any) -> bool:
         try:
             symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-            point = {symbol: sympy.Rational(37 + 14 * i, 29) for i, symbol in enumerate(symbols)}
+            point = {symbol: self._sympy.Rational(37 + 14 * i, 29) for i, symbol in enumerate(symbols)}
             left, right = a.subs(point).evalf(20), b.subs(point).evalf(20)
             if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
                 return False
@@ -123,26 +140,14 @@ def load_grader() -> Any:
         except (AttributeError, TypeError, ValueError, ArithmeticError):
             return False
 
-    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_eq, symbolic_eq
-
-    @lru_cache(maxsize=512)
-    def parse(text: str) -> Any:
-        latex = normalize_latex(text, config=style)
-        is_real = not grader.should_treat_as_complex(latex)
-        return latex2sympy(latex, is_real=is_real, convert_degrees=False, normalization_config=None)
-
-    def equal(gold: str, answer: str) -> bool:
-        expected, given = parse(gold), parse(answer)
-        if hasattr(given, "has") and given.has(sympy.nan, sympy.zoo):
-            return False
-        return bool(grader.verify(expected, given, timeout_seconds=None, strict=True, allow_set_relation_comp=True))
-
-    return equal
+    @property
+    def _matrices(self) -> tuple[type, ...]:
+        return self._sympy.MatrixBase, self._sympy.MatrixExpr
 
 
-def answer_request(equal: Any, request: dict[str, Any]) -> dict[str, Any]:
+def answer_request(grader: Grader, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"equal": equal(request["gold"], request["answer"])}
+        return {"equal": grader.equal(request["gold"], request["answer"], request["tolerance"])}
     except MemoryError:
         return {"failed": "memory"}
     except Exception as error:  # the grammar and sympy raise whatever they like on text that is no mathematics
@@ -155,17 +160,18 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not break the frames
     sys.path.extend(sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    equal = load_grader()
+    grader = Grader()
     with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_frame(replies, {"ready": True})
     while request := read_frame(requests, parent):
-        limit_cpu_time()
+        limit_cpu_time(request["cpu_seconds"] + GRACE_SECONDS)
         die_with_parent(requests, busy=True)
-        reply = answer_request(equal, request)
+        reply = answer_request(grader, request)
         die_with_parent(requests, busy=False)
+        limit_cpu_time(0)
         write_frame(replies, reply)
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 # a decimal stands for a number within 5e-7 and within a millionth of it
 ABSOLUTE, RELATIVE = Fraction(5, 10**7), Fraction(1, 10**6)
@@ -25,6 +26,12 @@ _NUMBER = re.compile(
     )""",
     re.VERBOSE,
 )
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,38 @@ class Number:
     value: Fraction
     is_decimal: bool
 
+    def hundredth(self) -> Number:
+        """What the number is as a percentage."""
+        return Number(self.value / 100, self.is_decimal)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far from the gold answer a number may be: by either bound, `relative` in parts of the gold answer."""
+
+    absolute: Fraction = Fraction(0)
+    relative: Fraction = Fraction(0)
+
+    @classmethod
+    def of(cls, absolute: Any, relative: Any = 0) -> Tolerance:
+        """Raises ValueError for a bound that is no finite number from 0 on."""
+        for bound in (absolute, relative):
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound < float("inf"):
+                raise ValueError(f"must be a finite number from 0 on, not {bound!r}")
+        return cls(Fraction(str(absolute)), Fraction(str(relative)))
+
+    def allows(self, gold: Fraction, answer: Fraction) -> bool:
+        difference = abs(gold - answer)
+        return difference <= self.absolute or difference <= self.relative * abs(gold)
+
 
 @lru_cache(maxsize=8192)
 def exact_number(text: str) -> Number | None:
     """The number that the whole of a tidied `text` is; None if it is anything else."""
     match = _NUMBER.fullmatch(text)
     if match is None:
-        return None
+        word = WORDS.get(text.casefold())
+        return None if word is None else Number(Fraction(word), False)
     try:
         value = _value(match)
     except (ZeroDivisionError, ValueError):
@@ -82,11 +114,19 @@ def is_reduced(text: str) -> bool:
     return number.is_decimal or len(digits) == 1 or number.value.denominator == digits[-1]
 
 
-def close(gold: Number, answer: Number, *, gold_is_float: bool = False) -> bool:
-    """Whether `answer` is `gold`: exactly, or, where either is a decimal, within the declared rounding."""
+def with_decimal_comma(text: str) -> Number | None:
+    """`1000,99` as 1000.99; None for anything else, and for `1,234`, which has a thousands separator."""
+    match = _DECIMAL_COMMA.fullmatch(text)
+    return exact_number(f"{match[1]}.{match[2]}") if match and not _THOUSANDS.fullmatch(text) else None
+
+
+def close(gold: Number, answer: Number, *, tolerance: Tolerance | None = None, gold_is_float: bool = False) -> bool:
+    """Whether `answer` is `gold`: exactly, or within `tolerance`, or, without one, within a decimal's rounding."""
     difference = abs(gold.value - answer.value)
     if difference == 0:
         return True
+    if tolerance is not None:
+        return tolerance.allows(gold.value, answer.value)
     if not (gold.is_decimal or answer.is_decimal or gold_is_float):
         return False
     if gold_is_float and difference <= FLOAT_RELATIVE * abs(gold.value):

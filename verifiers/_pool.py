@@ -2,8 +2,8 @@
 
 Workers are plain child processes (`Popen`, never `multiprocessing`: users' scripts have no main guard),
 shared by all verifiers of this process and started on first use. An answer may use a second of its worker's
-own CPU time, whatever the load of the machine; the wall limit is so generous that only our own failure
-reaches it.
+own CPU time, whatever the load of the machine; the wall limit is on the time in which the worker uses none,
+which is our own failure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 CPU_SECONDS = 1.0
-WALL_SECONDS = 30.0
+STALL_SECONDS = 5.0
 START_SECONDS = 120.0
 MAX_ANSWERS = 5000
 MAX_RSS_BYTES = 500 << 20
@@ -59,6 +59,15 @@ class _WorkerDied(Exception):  # noqa: N818
     def __init__(self, returncode: int | None) -> None:
         super().__init__(f"the worker ended with status {returncode}")
         self.returncode = returncode
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether `answer` equals `gold`, numbers within `tolerance` if there is one."""
+
+    gold: str
+    answer: str
+    tolerance: float | None = None
 
 
 @dataclass(slots=True)
@@ -99,7 +108,7 @@ class _Worker:
         """Whether the process still runs, as far as is known."""
         return self._process.poll() is None
 
-    def ask(self, gold: str, answer: str, budget: Budget) -> dict[str, Any]:
+    def ask(self, question: Question, budget: Budget) -> dict[str, Any]:
         """The worker's reply. After AnswerTimeout, Cancelled or _WorkerDied the worker is to be killed."""
         if not self._ready:
             self._read(START_SECONDS, None, budget)
@@ -107,37 +116,58 @@ class _Worker:
             self._ready = True
         self._answers += 1
         started = self._cpu_time()
-        body = json.dumps({"gold": gold, "answer": answer}).encode()
+        request = {
+            "gold": question.gold,
+            "answer": question.answer,
+            "tolerance": question.tolerance,
+            "cpu_seconds": budget.cpu_seconds,
+        }
+        body = json.dumps(request).encode()
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(struct.pack(">I", len(body)) + body)
         except OSError as error:
-            raise _WorkerDied(self.kill()) from error
-        reply = self._read(WALL_SECONDS, started + budget.cpu_seconds, budget)
+            raise self._death() from error
+        reply = self._read(STALL_SECONDS, started + budget.cpu_seconds, budget)
         budget.cpu_seconds -= self._cpu_time() - started
         return reply
 
     def _read(self, wall_seconds: float, cpu_deadline: float | None, budget: Budget) -> dict[str, Any]:
-        """The next frame; looks at the clocks every tick."""
-        deadline = time.monotonic() + wall_seconds
+        """The next frame. Looks at the clocks every tick; CPU time that was used starts the wall limit anew."""
+        deadline, used = time.monotonic() + wall_seconds, 0.0
         while True:
-            if len(self._buffer) >= 4:
-                (size,) = struct.unpack(">I", self._buffer[:4])
-                if len(self._buffer) >= 4 + size:
-                    body, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
-                    return dict(json.loads(body))
+            if (frame := self._frame()) is not None:
+                return frame
             if self._reply_is_waiting(TICK_SECONDS):
                 assert self._process.stdout is not None
                 chunk = os.read(self._process.stdout.fileno(), 65536)
                 if not chunk:
-                    raise _WorkerDied(self._process.wait())
+                    raise self._death()
                 self._buffer += chunk
-            elif budget.cancelled.is_set():
+                continue
+            if budget.cancelled.is_set():
                 raise Cancelled
-            elif cpu_deadline is not None and self._cpu_time() >= cpu_deadline:
-                raise AnswerTimeout
-            elif time.monotonic() >= deadline:
+            if cpu_deadline is not None:
+                if (now := self._cpu_time()) >= cpu_deadline:
+                    raise AnswerTimeout
+                if now > used:
+                    deadline, used = time.monotonic() + wall_seconds, now
+            if time.monotonic() >= deadline:
                 raise _WorkerDied(None)
+
+    def _frame(self) -> dict[str, Any] | None:
+        if len(self._buffer) < 4:
+            return None
+        end = 4 + int(struct.unpack(">I", self._buffer[:4])[0])
+        if len(self._buffer) < end:
+            return None
+        body, self._buffer = self._buffer[4:end], self._buffer[end:]
+        return dict(json.loads(body))
+
+    def _death(self) -> AnswerTimeout | _WorkerDied:
+        """What the end of the process means."""
+        status = self.kill()
+        return AnswerTimeout() if status == -signal.SIGPROF else _WorkerDied(status)
 
     def _reply_is_waiting(self, seconds: float) -> bool:
         assert self._process.stdout is not None
@@ -150,7 +180,7 @@ class _Worker:
         try:
             times = self._monitor.cpu_times()
         except psutil.Error as error:
-            raise _WorkerDied(self.kill()) from error
+            raise self._death() from error
         return float(times.user + times.system)
 
     def worn(self) -> bool:
@@ -184,19 +214,19 @@ class Pool:
         self._changed = threading.Condition()
         self._closed = False
 
-    def equal(self, gold: str, answer: str, budget: Budget) -> bool:
+    def equal(self, question: Question, budget: Budget) -> bool:
         """Whether a worker finds the two equal; text that it cannot read equals nothing.
 
-        A worker that fails is replaced, and the pair tried once more in a fresh one.
+        A worker that fails is replaced, and the question put once more to a fresh one.
         """
+        if budget.cpu_seconds <= 0:
+            raise AnswerTimeout
         try:
-            reply = self._ask(gold, answer, budget)
+            reply = self._ask(question, budget)
         except _WorkerDied:
             try:
-                reply = self._ask(gold, answer, budget)
+                reply = self._ask(question, budget)
             except _WorkerDied as died:
-                if died.returncode == -signal.SIGXCPU:
-                    raise AnswerTimeout from died
                 if died.returncode in _CRASHES:
                     raise AnswerCrash("the answer crashes the process that reads it") from died
                 raise PoolFailure(f"two workers in a row failed: {died}") from died
@@ -218,11 +248,11 @@ class Pool:
         for worker in workers:
             worker.kill()
 
-    def _ask(self, gold: str, answer: str, budget: Budget) -> dict[str, Any]:
+    def _ask(self, question: Question, budget: Budget) -> dict[str, Any]:
         worker = self._take(budget)
         healthy = False
         try:
-            reply = worker.ask(gold, answer, budget)
+            reply = worker.ask(question, budget)
             healthy = reply.get("failed") != "memory" and not worker.worn()
             return reply
         finally:

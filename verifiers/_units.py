@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from verigym.verifiers._latex import _TEXT
+from verigym.verifiers._latex import _TEXT, fold_unicode
 
 _FAMILIES = {
     "m": "m meter meters metre metres", "cm": "cm centimeter centimeters centimetre centimetres",
@@ -31,6 +31,8 @@ _NOT_UNITS = {
     "nan", "wrong", "false", "true", "either", "approximately", "about", "than", "less", "more", "zoo", "oo",
     "all",
 }  # fmt: skip
+_DEGREE_SIGN = re.compile(r"\$?(.*[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*\$?", re.DOTALL)
+_DOLLAR_SIGN = re.compile(r"\$?\\?\$\s*(\d[\d.,]*)")
 _LATEX_UNIT = re.compile(rf"^(.*\S)\s*{_TEXT}\{{([^{{}}]*)\}}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?$", re.DOTALL)
 _COUNTED = re.compile(r"([-+]?[\d.,/]+) ([A-Za-z]+(?: [A-Za-z]+){0,3})")
 _PLAIN_UNIT = re.compile(r"^(.*[\d})])\s*?(\s?)([A-Za-z][A-Za-z. /-]*?)\s*(?:\^\s*\{?\s*(\d)\s*\}?)?$", re.DOTALL)
@@ -67,8 +69,23 @@ def drop_prompt_unit(answer: str, prompt: str) -> str:
     return match[1] if all(len(stem) > 1 and stem in asked for stem in stems) else answer
 
 
-def units_agree(gold: str | None, answer: str | None) -> bool:
-    """Whether the units are compatible: one is missing or unknown, or they are the same."""
+def spell_out_unit(text: str) -> str:
+    r"""`90^\circ` as `90\text{ degrees}` and `\$5` as `5\text{ dollars}`, which `tidy` would take off."""
+    text = fold_unicode(text).strip()
+    if match := _DEGREE_SIGN.fullmatch(text):
+        return rf"{match[1]}\text{{ degrees}}"
+    if match := _DOLLAR_SIGN.fullmatch(text):
+        return rf"{match[1]}\text{{ dollars}}"
+    return text
+
+
+def units_agree(gold: str | None, answer: str | None, *, required: bool = False) -> bool:
+    """Whether the units are compatible: one is missing or unknown, or they are the same.
+
+    If `required`, the answer must have the gold answer's unit, be it known or not; a percent sign is no unit.
+    """
+    if required and gold is not None and "percent" not in (gold, answer):
+        return gold == answer
     if gold is None or answer is None or "?" in gold or "?" in answer:
         return True
     return gold == answer or "unit" in gold or "unit" in answer
@@ -79,7 +96,7 @@ def _is_value(text: str) -> bool:
 
 
 def _unit_of(words: str, power: str | None, *, known_only: bool) -> str | None:
-    """One name per unit; "?" for words that are no known unit; None if the words cannot be a unit."""
+    """One name per unit, after a "?" if it is no known one; None if the words cannot be a unit."""
     parts = re.findall(r"[A-Za-z.]+|/", words)
     if not re.fullmatch(r"[A-Za-z.\s/,'()-]*", words) or {part.lower() for part in parts} & _NOT_UNITS:
         return None
@@ -90,9 +107,10 @@ def _unit_of(words: str, power: str | None, *, known_only: bool) -> str | None:
         elif part == "/" or part.lower() in _JOINING:
             names.append("/" if part in {"/", "per"} else "")
         else:
-            names.append(_KNOWN.get(part) or _KNOWN.get(part.rstrip(".")) or _KNOWN.get(part.lower()) or "?")
+            known = _KNOWN.get(part) or _KNOWN.get(part.rstrip(".")) or _KNOWN.get(part.lower())
+            names.append(known or f"?{part.lower().rstrip('s.')}")
     if not any(names):
         return None if known_only else "?"
-    if known_only and ("?" in names or names == ["s"] or names == ["g"]):
+    if known_only and (any("?" in name for name in names) or names == ["s"] or names == ["g"]):
         return None
     return "".join(names) + (f"^{exponent}" if exponent > 1 else "")

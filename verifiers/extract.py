@@ -12,7 +12,7 @@ from itertools import pairwise
 MAX_DIFFERENT_BOXES = 3
 # an answer longer than these is refused anyway; they keep hostile texts from costing more than linear time
 MAX_UNCLOSED_BOXES = 5
-MAX_BOX_LENGTH = 20_000
+MAX_BOX_LENGTH = 4_000
 MAX_SENTENCE_LENGTH = 4_000
 MAX_TAIL_LENGTH = 6_000
 

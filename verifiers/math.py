@@ -7,8 +7,9 @@ The answer is what `extract.math_answer` finds after the reasoning; what counts 
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,8 +17,9 @@ from typing import Any, Literal
 from verigym.tasks.errors import UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _guard, _pool
-from verigym.verifiers._equal import equal
+from verigym.verifiers._equal import Rules, equal
 from verigym.verifiers._latex import canonical, fold_unicode
+from verigym.verifiers._numbers import Tolerance
 from verigym.verifiers._restated import restated
 from verigym.verifiers._units import drop_prompt_unit
 from verigym.verifiers.extract import answer_text, boxed_contents, math_answer
@@ -25,6 +27,9 @@ from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
 _EXTRACT = ("boxed", "latex")
+_UNITS = ("optional", "required")
+MAX_KNOWN, MAX_KNOWN_LENGTH = 20_000, 300
+_PERCENT = ("either", "strict")
 
 
 class _NeedsWorker(Exception):  # noqa: N818 - control flow: the rules alone do not decide
@@ -35,16 +40,32 @@ class MathVerifier(Verifier):
     r"""1 if the final answer of the text equals the task's target, else 0.
 
     `task.target` is a string (LaTeX or plain, `$...$` and `\boxed{...}` around it are taken off), a number,
-    or a list of these: any of several accepted answers. `extract="latex"` also takes the last LaTeX span of a
-    text that has neither a box nor "the answer is". Workers are shared by all instances, and start on first
-    use.
-    Raises VerifierInputError from `verify` for a target that is empty or of another type.
+    or a list of these: any of several accepted answers. `task.metadata["tolerance"]`, if it is there, is how far
+    a number may be from the gold answer. Workers are shared by all instances, and start on first use.
+
+    - `extract="latex"` also takes the last LaTeX span of a text that has neither a box nor "the answer is";
+    - `units="required"` asks for the unit of the gold answer where it has one; by default it may be missing;
+    - `percent="strict"` takes `10\%` for 0.1 and not for 10; by default it is either.
+
+    Raises VerifierInputError from `verify` for a target that is empty or of another type, or a wrong tolerance.
     """
 
-    def __init__(self, *, extract: Literal["boxed", "latex"] = "boxed") -> None:
-        if extract not in _EXTRACT:
-            raise UnknownNameError.of("way to extract answers", str(extract), _EXTRACT)
+    def __init__(
+        self,
+        *,
+        extract: Literal["boxed", "latex"] = "boxed",
+        units: Literal["optional", "required"] = "optional",
+        percent: Literal["either", "strict"] = "either",
+    ) -> None:
+        for kind, value, known in (
+            ("way to extract answers", extract, _EXTRACT),
+            ("way to treat units", units, _UNITS),
+            ("way to read percentages", percent, _PERCENT),
+        ):
+            if value not in known:
+                raise UnknownNameError.of(kind, str(value), known)
         self._latex = extract == "latex"
+        self._units, self._strict_percent = units == "required", percent == "strict"
         self._closed = threading.Event()
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
@@ -71,7 +92,7 @@ class MathVerifier(Verifier):
         self._closed.set()
 
     def _judge(self, submission: Submission, task: Task, *, workers: bool) -> Verdict:
-        golds = _golds(task.target)
+        golds, tolerance = _golds(task.target), _tolerance(task)
         text = answer_text(submission.text)
         if text is None:
             return _verdict(Outcome.UNPARSEABLE, "the reasoning never ends: a <think> without its </think>")
@@ -84,7 +105,7 @@ class MathVerifier(Verifier):
         if self._closed.is_set():
             return Verdict.infra_error("the verifier was closed", **details)
         try:
-            return self._compare(golds, found.answer, task, details, workers)
+            return self._compare(golds, found.answer, task, details, self._oracle(tolerance, workers))
         except _pool.AnswerTimeout:
             why = f"comparing the answer took more than {_pool.CPU_SECONDS:g} s of CPU time"
             return _verdict(Outcome.TIMEOUT, why, details)
@@ -95,8 +116,23 @@ class MathVerifier(Verifier):
         except (_pool.PoolFailure, OSError) as error:
             return Verdict.infra_error(f"no worker could compare the answer: {error}", **details)
 
+    def _oracle(self, tolerance: Tolerance | None, workers: bool) -> _RulesOf:
+        """The rules for one answer, whose comparisons share its budget, by gold answer."""
+        budget = _pool.Budget(self._closed)
+        bound = float(tolerance.absolute) if tolerance else None
+
+        def oracle(gold: str, given: str) -> bool:
+            return _equal_by_worker(_pool.Question(gold, given, bound), budget, workers)
+
+        return lambda gold: Rules(oracle, tolerance, gold.is_float, self._units, self._strict_percent)
+
     def _compare(
-        self, golds: tuple[_Gold, ...], answer: str, task: Task, details: dict[str, Any], workers: bool
+        self,
+        golds: tuple[_Gold, ...],
+        answer: str,
+        task: Task,
+        details: dict[str, Any],
+        rules: Callable[[_Gold], Rules],
     ) -> Verdict:
         if not any(canonical(gold.text) == canonical(answer) for gold in golds):
             folded = fold_unicode(answer)
@@ -104,16 +140,10 @@ class MathVerifier(Verifier):
                 return _verdict(Outcome.WRONG, why, details)
             if why := _guard.too_large(folded):
                 return _verdict(Outcome.TIMEOUT, why, details)
-        budget = _pool.Budget(self._closed)
-
-        def oracle(gold: str, given: str) -> bool:
-            return _equal_by_worker(gold, given, budget, workers)
-
-        answer = drop_prompt_unit(answer, task.prompt)
-        texts = [drop_prompt_unit(gold.text, task.prompt) for gold in golds]
-        matches = (
-            equal(text, answer, oracle, gold_is_float=gold.is_float) for text, gold in zip(texts, golds, strict=True)
-        )
+        if not self._units:
+            answer = drop_prompt_unit(answer, task.prompt)
+        texts = [gold.text if self._units else drop_prompt_unit(gold.text, task.prompt) for gold in golds]
+        matches = (equal(text, answer, rules(gold)) for text, gold in zip(texts, golds, strict=True))
         if any(matches):
             return _verdict(Outcome.CORRECT, "the answer equals the gold answer", details)
         return _verdict(Outcome.WRONG, f"the answer {_shown(answer)} does not equal the gold answer", details)
@@ -133,12 +163,17 @@ class _Gold:
         self.text = boxes[-1] if boxes else text
 
 
+_RulesOf = Callable[[_Gold], Rules]
+
+
 def _golds(target: Any) -> tuple[_Gold, ...]:
     """The accepted answers. Raises VerifierInputError if there is none."""
     options = target if isinstance(target, list | tuple) else [target]
     for option in options:
         if isinstance(option, bool) or not isinstance(option, str | int | float):
             raise VerifierInputError(f"a math target must be a string or a number, not {type(option).__name__}")
+        if isinstance(option, float) and not math.isfinite(option):
+            raise VerifierInputError(f"a math target must be a finite number, not {option}")
     golds = tuple(gold for gold in map(_gold, map(type, options), options) if canonical(gold.text))
     if not golds:
         raise VerifierInputError("the math target is empty; drop the task or give it an answer")
@@ -150,19 +185,29 @@ def _gold(_kind: type, target: Any) -> _Gold:  # the type is part of the key: 2 
     return _Gold(target)
 
 
-def _equal_by_worker(gold: str, answer: str, budget: _pool.Budget, workers: bool) -> bool:
-    known = _known.get((gold, answer))
+def _tolerance(task: Task) -> Tolerance | None:
+    """The task's own tolerance. Raises VerifierInputError if it is none."""
+    bound = task.metadata.get("tolerance")
+    try:
+        return None if bound is None else Tolerance.of(bound)
+    except ValueError as error:
+        raise VerifierInputError(f"the tolerance of task '{task.id}' {error}") from error
+
+
+def _equal_by_worker(question: _pool.Question, budget: _pool.Budget, workers: bool) -> bool:
+    known = _known.get(question)
     if known is None:
         if not workers:
             raise _NeedsWorker
-        known = _pool.shared_pool().equal(gold, answer, budget)
-        if len(_known) >= 20_000:
+        known = _pool.shared_pool().equal(question, budget)
+        if len(_known) >= MAX_KNOWN:
             _known.clear()
-        _known[gold, answer] = known
+        if len(question.answer) <= MAX_KNOWN_LENGTH:
+            _known[question] = known
     return known
 
 
-_known: dict[tuple[str, str], bool] = {}  # a group of episodes repeats its answers
+_known: dict[_pool.Question, bool] = {}  # a group of episodes repeats its answers
 
 
 def _shown(answer: str) -> str:
