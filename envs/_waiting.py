@@ -8,11 +8,11 @@ from typing import TypeVar
 from verigym.tasks.errors import EnvClosedError
 
 T = TypeVar("T")
-_TICK = 0.05  # seconds until a wait notices that it was ended
+TICK = 0.05  # seconds until a wait notices that it was ended
 
 
-def call_until(ended: threading.Event, function: Callable[[], T]) -> T:
-    """The result of `function`, called in a thread of its own. Raises EnvClosedError once `ended` is set.
+def start(function: Callable[[], T]) -> futures.Future[T]:
+    """Calls `function` in a thread of its own.
 
     The thread cannot be stopped: it goes on until `function` returns, and does not keep the process alive.
     """
@@ -25,7 +25,13 @@ def call_until(ended: threading.Event, function: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, name="verigym-wait", daemon=True).start()
+    return future
+
+
+def call_until(ended: threading.Event, function: Callable[[], T]) -> T:
+    """The result of `function`, called in a thread of its own. Raises EnvClosedError once `ended` is set."""
+    future = start(function)
     while not ended.is_set():
-        if futures.wait([future], timeout=_TICK).done:
+        if futures.wait([future], timeout=TICK).done:
             return future.result()
     raise EnvClosedError("the environment was closed")

@@ -19,7 +19,13 @@ _IDS: list[str] = []
 def register(env_id: str, *, entry_point: str = QUESTION, kwargs: dict[str, Any]) -> None:
     """Registers one id. `gym.make(id, **overrides)` replaces any of `kwargs`."""
     # PassiveEnvChecker would warn about every text space that is not its own Text; check_env covers it.
-    gym.register(env_id, entry_point=entry_point, kwargs=kwargs, disable_env_checker=True)
+    gym.register(
+        env_id,
+        entry_point=entry_point,
+        kwargs=kwargs,
+        vector_entry_point=f"verigym.envs.vector:{env_id}",  # see its __getattr__
+        disable_env_checker=True,
+    )
     if env_id not in _IDS:
         _IDS.append(env_id)
 

@@ -1,9 +1,15 @@
 """The space of all texts: any Unicode string, the empty one included."""
 
-from typing import Any
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from multiprocessing.reduction import DupFd
+from typing import Any, overload
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
 # Code points to sample from: ASCII, Latin, Greek, Arabic, CJK, symbols, emoji; surrogates are no characters.
 _RANGES = (
@@ -52,3 +58,82 @@ class TextSpace(gym.Space[str]):
         return isinstance(other, TextSpace)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class _SharedText:
+    """A text of any length that processes share: a file without a name, so nothing is left of it after a kill."""
+
+    def __init__(self) -> None:
+        self._descriptor = _unnamed_file()
+
+    def write(self, text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        os.ftruncate(self._descriptor, 0)
+        written = 0
+        while written < len(data):  # one call writes 2 GiB at most
+            written += os.pwrite(self._descriptor, data[written:], written)
+
+    def read(self) -> str:
+        parts, position = [], 0
+        while part := os.pread(self._descriptor, 1 << 30, position):
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts).decode("utf-8", "surrogatepass")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (DupFd(self._descriptor),)  # how a process that is spawned inherits a descriptor
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self._descriptor)
+
+
+def _unnamed_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _attach(descriptor: Any) -> _SharedText:
+    shared = _SharedText.__new__(_SharedText)
+    shared._descriptor = descriptor.detach()
+    return shared
+
+
+class _LiveTexts(Sequence[str]):
+    """The texts as they are now. A copy, which `AsyncVectorEnv` hands out by default, is a tuple of them."""
+
+    def __init__(self, shared: Sequence[_SharedText]) -> None:
+        self._shared = shared
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(shared.read() for shared in self._shared[index])
+        return self._shared[index].read()
+
+    def __deepcopy__(self, memo: Any) -> tuple[str, ...]:
+        return tuple(self)
+
+
+# Gymnasium asks for these when `AsyncVectorEnv` shares memory, as it does by default.
+
+
+@create_shared_memory.register(TextSpace)
+def _create(space: TextSpace, n: int = 1, ctx: Any = None) -> tuple[_SharedText, ...]:
+    return tuple(_SharedText() for _ in range(n))
+
+
+@read_from_shared_memory.register(TextSpace)
+def _read(space: TextSpace, shared_memory: tuple[_SharedText, ...], n: int = 1) -> _LiveTexts:
+    return _LiveTexts(shared_memory)
+
+
+@write_to_shared_memory.register(TextSpace)
+def _write(space: TextSpace, index: int, value: str, shared_memory: tuple[_SharedText, ...]) -> None:
+    shared_memory[index].write(value)
