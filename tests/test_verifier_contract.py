@@ -28,7 +28,30 @@ SAMPLES: dict[str, Sample] = {
         Submission(r"It is \boxed{\frac{2}{5}}."),
     ),
     "exact": Sample(Task("t", "Say yes.", "yes"), Submission("<think>So I do.</think> yes"), Submission("yes and no")),
+    "choice": Sample(
+        Task("t", "How many?", "B", {"options": ("21", "21.5", "22")}),
+        Submission("<think>A or B?</think> The answer is (B)."),
+        Submission(r"\boxed{21}"),
+    ),
+    "numeric": Sample(
+        Task("t", "How far?", "8675309.25", {"tolerance": 0.5}),
+        Submission(r"\boxed{8675309.6}"),
+        Submission(r"\boxed{8675310}"),
+    ),
+    "format": Sample(
+        Task("t", "Why?", "8675309"),
+        Submission(r"<think>Because.</think> It is \boxed{1}."),
+        Submission(r"It is \boxed{8675309}."),
+    ),
+    "composite": Sample(
+        Task("t", "What is six times seven?", "42"),
+        Submission(r"<think>6 * 7</think> It is \boxed{42}."),
+        Submission(r"\boxed{41}"),
+    ),
 }
+OPTIONS: dict[str, dict[str, Any]] = {"composite": {"parts": {"math": 1.0, "format": 0.1}}}
+
+
 JUNK = [
     "",
     " ",
@@ -43,11 +66,16 @@ JUNK = [
     "🙂",
 ]
 
+
+def make(name: str, **options: Any) -> verifiers.Verifier:
+    return verifiers.make(name, **OPTIONS.get(name, {}), **options)
+
+
 sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 
 
-def test_samples_are_of_registered_verifiers():
-    assert set(SAMPLES) <= set(verifiers.registered())
+def test_every_registered_verifier_of_texts_has_a_sample():
+    assert {"choice", "composite", "exact", "format", "math", "numeric"} == set(SAMPLES) <= set(verifiers.registered())
 
 
 def outline(verdict: Verdict) -> tuple[Any, ...]:
@@ -56,16 +84,24 @@ def outline(verdict: Verdict) -> tuple[Any, ...]:
 
 @sampled
 def test_right_submission_earns_full_reward_and_wrong_one_none(name):
-    verifier, sample = verifiers.make(name), SAMPLES[name]
+    verifier, sample = make(name), SAMPLES[name]
     assert verifier.verify(sample.right, sample.task).reward == 1.0
     wrong = verifier.verify(sample.wrong, sample.task)
     assert (wrong.reward, wrong.outcome) == (0.0, Outcome.WRONG)
 
 
 @sampled
+def test_golds_earn_full_reward(name):
+    verifier, sample = make(name), SAMPLES[name]
+    golds = verifier.golds(sample.task)
+    assert golds
+    assert [verifier.verify(Submission(gold), sample.task).reward for gold in golds] == [1.0] * len(golds)
+
+
+@sampled
 @pytest.mark.parametrize("text", JUNK, ids=lambda text: ascii(text[:8]))
 def test_junk_is_a_verdict_without_reward(name, text):
-    verdict = verifiers.make(name).verify(Submission(text), SAMPLES[name].task)
+    verdict = make(name).verify(Submission(text), SAMPLES[name].task)
     assert verdict.reward == 0.0
     assert verdict.outcome in {Outcome.WRONG, Outcome.UNPARSEABLE, Outcome.ERROR}
     assert verdict.reason.strip()
@@ -74,13 +110,13 @@ def test_junk_is_a_verdict_without_reward(name, text):
 @sampled
 def test_reason_of_a_wrong_submission_does_not_hold_the_target(name):
     sample = SAMPLES[name]
-    verdict = verifiers.make(name).verify(Submission("nothing of the sort"), sample.task)
+    verdict = make(name).verify(Submission("nothing of the sort"), sample.task)
     assert str(sample.task.target) not in verdict.reason
 
 
 @sampled
 def test_many_verdicts_are_the_single_ones_in_order(name):
-    verifier, sample = verifiers.make(name), SAMPLES[name]
+    verifier, sample = make(name), SAMPLES[name]
     pairs = [(submission, sample.task) for submission in (sample.right, sample.wrong, Submission("")) * 3]
     one_by_one = [outline(verifier.verify(*pair)) for pair in pairs]
     assert [outline(verdict) for verdict in verifier.verify_many(pairs)] == one_by_one
@@ -89,7 +125,7 @@ def test_many_verdicts_are_the_single_ones_in_order(name):
 
 @sampled
 def test_verdicts_are_the_same_from_any_thread(name):
-    verifier, sample = verifiers.make(name), SAMPLES[name]
+    verifier, sample = make(name), SAMPLES[name]
     submissions = [sample.right, sample.wrong] * 20
     with ThreadPoolExecutor(8) as threads:
         rewards = list(threads.map(lambda submission: verifier.verify(submission, sample.task).reward, submissions))
@@ -98,14 +134,14 @@ def test_verdicts_are_the_same_from_any_thread(name):
 
 @sampled
 def test_close_is_idempotent(name):
-    verifier = verifiers.make(name)
+    verifier = make(name)
     assert [verifier.close(), verifier.close()] == [None, None]
 
 
 @sampled
 def test_wrong_option_is_refused(name):
     with pytest.raises(UnknownNameError, match="no_such_option"):
-        verifiers.make(name, no_such_option=1)
+        make(name, no_such_option=1)
 
 
 def test_wrong_name_is_refused_with_a_suggestion():

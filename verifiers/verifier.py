@@ -32,6 +32,10 @@ class Verifier(ABC):
         targets = task.target if isinstance(task.target, list | tuple) else [task.target]
         return [str(target) for target in targets]
 
+    def dress(self, gold: str) -> str:
+        """The text `gold` in the form that this verifier asks for, whatever the answer; most ask for none."""
+        return gold
+
     def close(self) -> None:
         """Ends what `verify` waits for, from any thread, and frees what this verifier holds. Idempotent."""
 
@@ -66,4 +70,8 @@ def registered() -> list[str]:
 
 register("math", "verigym.verifiers.math:MathVerifier")
 register("exact", "verigym.verifiers.exact:ExactVerifier")
+register("choice", "verigym.verifiers.choice:ChoiceVerifier")
+register("numeric", "verigym.verifiers.numeric:NumericVerifier")
+register("format", "verigym.verifiers.format:FormatVerifier")
+register("composite", "verigym.verifiers.composite:CompositeVerifier")
 register("countdown", "verigym.verifiers.countdown:CountdownVerifier")

@@ -164,7 +164,8 @@ class VerifierJudge(Judge):
         answer_id, completion = _field(fields, "id", str, int), _field(fields, "completion", str)
         _field(fields, "target", str, int, float, list, dict, bool, type(None))
         prompt = _field({"prompt": "", **fields}, "prompt", str, type(None)) or ""
-        task = Task(str(answer_id), prompt, fields["target"])
+        metadata = _field({"metadata": {}, **fields}, "metadata", dict)
+        task = Task(str(answer_id), prompt, fields["target"], metadata)
         self.verifier.golds(task)  # refuses a target that cannot be judged against
         return Answer(answer_id, task, (completion,))
 
