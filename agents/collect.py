@@ -13,7 +13,7 @@ from verigym.agents._workers import Call, Workers
 from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, Request, StopReason
-from verigym.agents.episode import Episode, Plan, Turn, derive_seed
+from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, EnvClosedError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
@@ -64,6 +64,8 @@ class _Live:
         self.messages: list[dict[str, Any]] = []
         self.tools: Sequence[dict[str, Any]] = ()
         self.generation: Generation | None = None
+        self.limit = 0
+        self.fills_context = False
         self.given_up = False
 
     def begin(self, env: Env, observation: str, info: Mapping[str, Any]) -> None:
@@ -76,11 +78,12 @@ class _Live:
         """The next turn's request; None if the conversation fills the model's context."""
         room = agent.engine.max_context - len(self.ids)
         left = getattr(self.env.unwrapped, "tokens_left", lambda: None)() if self.env else None
-        limit = min(room, agent.max_new_tokens if left is None else left)
-        if limit < 1:
+        budget = agent.max_new_tokens if left is None else left
+        self.limit, self.fills_context = min(room, budget), room < budget
+        if self.limit < 1:
             return None
         seed = derive_seed(self.plan.sampling_seed, len(self.turns))
-        return Request(self.request_id, self.request_id, self.ids, seed, agent.sampling(limit))
+        return Request(self.request_id, self.request_id, self.ids, seed, agent.sampling(self.limit))
 
     def absorb(self, generation: Generation) -> Callable[[], Any]:
         """Takes the sampled tokens; returns the environment's step on them."""
@@ -109,7 +112,7 @@ class _Live:
         assert self.generation is not None
         end = len(self.ids)
         start = end - len(self.generation.token_ids)
-        self.turns.append(Turn(start, end, reward, self.generation.stop_reason.value))
+        self.turns.append(Turn(start, end, reward, self.generation.stop_reason.value, self.limit))
         self.messages += new
         if not ended:
             self._feed(self.chat.suffix(new, self.ids[-1]))
@@ -120,7 +123,15 @@ class _Live:
             for column in (self.ids, self.mask, self.logprobs, self.versions):
                 del column[self.turns[-1].end :]
 
-    def episode(self, verdict: Verdict, *, terminated: bool, truncated: bool) -> Episode:
+    def truncation(self, info: Mapping[str, Any]) -> Truncation:
+        """Why a truncated episode ended: the model's context, or what the environment says."""
+        cut = self.generation is not None and self.generation.stop_reason is StopReason.LENGTH
+        if cut and self.fills_context:
+            return Truncation.CONTEXT
+        named = info.get("truncation")
+        return Truncation(named) if named in set(Truncation) else Truncation.ENVIRONMENT
+
+    def episode(self, verdict: Verdict, truncation: Truncation | None = None) -> Episode:
         return Episode(
             env_id=self.env_id,
             task_id=self.plan.task_id,
@@ -132,8 +143,7 @@ class _Live:
             versions=np.array(self.versions, np.int64),
             turns=tuple(self.turns),
             messages=tuple(self.messages),
-            terminated=terminated,
-            truncated=truncated,
+            truncation=truncation,
             verdict=verdict,
         )
 
@@ -287,15 +297,17 @@ class _Collection:
             live.answered(reward, new, terminated or truncated)
             if terminated or truncated:
                 verdict = info.get("verdict") or _verdict_of(sum(turn.reward for turn in live.turns))
-                self._end(live, live.episode(verdict, terminated=terminated, truncated=truncated))
+                self._end(live, live.episode(verdict, live.truncation(info) if truncated else None))
                 return
         request = live.request(self.owner.agent)
         if request is not None:
             self.engine.submit(request)
             return
         live.forget_answer()
-        reason = f"the conversation fills the budget or the model's context of {self.engine.max_context} tokens"
-        self._end(live, live.episode(Verdict(0.0, Outcome.UNPARSEABLE, reason), terminated=False, truncated=True))
+        full = live.fills_context
+        what = f"the model's context of {self.engine.max_context} tokens" if full else "the budget of tokens"
+        verdict = Verdict(0.0, Outcome.UNPARSEABLE, f"the conversation fills {what}; there is no room for a turn")
+        self._end(live, live.episode(verdict, Truncation.CONTEXT if full else Truncation.TOKENS))
 
     def _step(self, generation: Generation) -> None:
         live = self.running[generation.id]
@@ -308,7 +320,7 @@ class _Collection:
             _close_in_background(live.env)
             live.env = None
         verdict = Verdict.infra_error(f"environment {live.env_id} failed: {type(error).__name__}: {error}")
-        self._end(live, live.episode(verdict, terminated=False, truncated=True))
+        self._end(live, live.episode(verdict, Truncation.FAILURE))
 
     def _end(self, live: _Live, episode: Episode) -> None:
         self.episodes[live.index] = episode
@@ -341,7 +353,7 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
                 break
         else:
             raise ConfigError(f"the demonstration of {plan.task_id} in {specs[plan.env].id} does not end the task")
-        episodes.append(live.episode(info["verdict"], terminated=terminated, truncated=truncated))
+        episodes.append(live.episode(info["verdict"], live.truncation(info) if truncated else None))
     for env in envs:
         env.close()
     return episodes

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,25 @@ class Plan:
     sampling_seed: int
 
 
+class Truncation(StrEnum):
+    """What ended an episode before its task did."""
+
+    TOKENS = "tokens"  # a turn or the episode used up its budget of tokens
+    TURNS = "turns"  # the episode used up its turns
+    CONTEXT = "context"  # the conversation fills the model's context
+    ENVIRONMENT = "environment"  # the environment cut the episode and did not say why
+    FAILURE = "failure"  # the environment or its verifier failed: the episode is not judged
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of the agent: its tokens are `token_ids[start:end]` of the episode."""
+    """One turn of the agent: its tokens are `token_ids[start:end]` of the episode, and it had room for `limit`."""
 
     start: int
     end: int
     reward: float
     stop_reason: str
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,9 +68,21 @@ class Episode:
     versions: NDArray[np.int64]
     turns: tuple[Turn, ...]
     messages: tuple[Mapping[str, Any], ...]
-    terminated: bool
-    truncated: bool
+    truncation: Truncation | None
     verdict: Verdict
+
+    @property
+    def truncated(self) -> bool:
+        return self.truncation is not None
+
+    @property
+    def terminated(self) -> bool:
+        return self.truncation is None
+
+    @property
+    def overlong(self) -> bool:
+        """Whether tokens ran out: the budget's or the model's context."""
+        return self.truncation in (Truncation.TOKENS, Truncation.CONTEXT)
 
     @property
     def reward(self) -> float:
@@ -82,10 +106,10 @@ class Episode:
             "mask": self.mask.astype(int).tolist(),
             "logprobs": [float(f"{value:.9g}") for value in self.logprobs.tolist()],
             "versions": self.versions.tolist(),
-            "turns": [[turn.start, turn.end, turn.reward, turn.stop_reason] for turn in self.turns],
+            "turns": [[turn.start, turn.end, turn.reward, turn.stop_reason, turn.limit] for turn in self.turns],
             "messages": [dict(message) for message in self.messages],
             "terminated": self.terminated,
-            "truncated": self.truncated,
+            "truncation": self.truncation,
             "verdict": {
                 "reward": None if math.isnan(verdict.reward) else verdict.reward,
                 "outcome": verdict.outcome.value,
@@ -110,8 +134,7 @@ class Episode:
             versions=np.array(row["versions"], np.int64),
             turns=tuple(Turn(*turn) for turn in row["turns"]),
             messages=tuple(row["messages"]),
-            terminated=row["terminated"],
-            truncated=row["truncated"],
+            truncation=Truncation(row["truncation"]) if row["truncation"] else None,
             verdict=Verdict(reward, Outcome(verdict["outcome"]), verdict["reason"], verdict["components"]),
         )
 

@@ -60,7 +60,8 @@ class TextEnv(gym.Env[str, str]):
     `info["messages"]` holds the new messages with their roles and is authoritative; the observation is the
     contents of those that are not from the system, joined by a blank line. `info` also has `task_id`, `tools`
     (JSON schemas, on reset) and `verdict` (at the end). The rewards of `step` sum to the return; the verdict's
-    reward comes with the last step. The end by a budget is `truncated`; the text as it stands is judged then too.
+    reward comes with the last step. The end by a budget is `truncated`, `info["truncation"]` names it (turns or
+    tokens), and the text as it stands is judged then too.
 
     A verifier given by name is made, and closed, by the environment. One given as an object may be shared: it
     stays open, and `close` ends only this environment's wait for it.
@@ -163,6 +164,9 @@ class TextEnv(gym.Env[str, str]):
         terminated = reply.final and not truncated
         info: dict[str, Any] = {"task_id": self._task.id, "messages": new}
         reward = float(reply.reward)
+        if truncated:
+            out_of_turns = not cut and len(self._turns) >= self.budget.turns
+            info["truncation"] = "turns" if out_of_turns else "tokens"
         if terminated or truncated:
             self._over = True
             verdict = info["verdict"] = self._judge(self.submission(action), self._task)

@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from verigym.agents.learners.advantages import group_advantages, group_statistics
+from verigym.agents.learners.advantages import (
+    group_advantages,
+    group_statistics,
+    informative_groups,
+    overlong_penalty,
+)
 from verigym.agents.learners.losses import policy_loss
 from verigym.tasks.errors import UnknownNameError
 
@@ -154,3 +159,19 @@ def test_group_statistics_take_the_rewards_of_failure_and_success() -> None:
 
 def test_group_statistics_without_a_scorable_episode_are_zero() -> None:
     assert set(group_statistics(torch.tensor([NAN, NAN]), torch.tensor([0, 1])).values()) == {0.0}
+
+
+def test_overlong_penalty_is_that_of_the_paper() -> None:
+    # L_max 20480, L_cache 4096: nothing up to 16384, then a line down to -1
+    lengths = torch.tensor([0, 16384, 18432, 20480, 30000], dtype=torch.float64)
+    penalty = overlong_penalty(lengths, torch.full((5,), 20480.0, dtype=torch.float64), buffer=4096 / 20480)
+    assert penalty.tolist() == pytest.approx([0, 0, -0.5, -1, -1], abs=1e-12)
+    with pytest.raises(ValueError, match="share of the limit"):
+        overlong_penalty(lengths, lengths, buffer=0.0)
+
+
+def test_informative_groups_have_returns_that_differ() -> None:
+    rewards = torch.tensor([1.0, 0, 1, 1, NAN, 1, NAN, NAN, 0, 0.5])
+    groups = torch.tensor([4, 4, 2, 2, 9, 9, 7, 7, 3, 3])
+    assert informative_groups(rewards, groups).tolist() == [3, 4]
+    assert informative_groups(torch.tensor([]), torch.tensor([], dtype=torch.int64)).tolist() == []

@@ -18,9 +18,11 @@ from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
 from verigym.agents.collect import Collector, demonstrations
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.episode import Episode, Plan, derive_seed
+from verigym.agents.episode import Episode, Plan, Truncation, derive_seed
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
+from verigym.envs import Budget, Reply, TextEnv
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks import Task, TaskSet
 from verigym.tasks.errors import RunInterrupted
 from verigym.verifiers.verdict import Outcome
 
@@ -125,8 +127,8 @@ def plans(count: int, group: int = 2, env: int = 0) -> list[Plan]:
     ]
 
 
-def calculator_plans(count: int) -> list[Plan]:
-    tasks = CALCULATOR.make().unwrapped.tasks
+def calculator_plans(count: int, spec: EnvSpec = CALCULATOR) -> list[Plan]:
+    tasks = spec.make().unwrapped.tasks
     return [
         Plan(0, tasks[index // 4].id, index // 4, derive_seed(index // 4), derive_seed("sampling", index))
         for index in range(count)
@@ -357,7 +359,7 @@ def test_a_conversation_that_fills_the_context_is_truncated_after_a_whole_turn(
     agent = make_agent(max_context=120, max_new_tokens=10)
     spec = EnvSpec("test/Counting", kwargs={"turns": 50, "answer": "thirty characters of an answer"})
     for episode in make_collector(agent, spec).collect(plans(6)):
-        assert (episode.terminated, episode.truncated) == (False, True)
+        assert episode.truncation is Truncation.CONTEXT
         assert len(episode.token_ids) <= 120
         assert len(episode.turns) > 1
         assert episode.mask[-1]
@@ -371,7 +373,7 @@ def test_a_prompt_longer_than_the_context_is_an_episode_without_turns(
 ) -> None:
     agent = make_agent(max_context=5)
     (episode,) = make_collector(agent, EnvSpec("test/Counting")).collect(plans(1))
-    assert (episode.turns, episode.truncated, episode.num_policy_tokens) == ((), True, 0)
+    assert (episode.turns, episode.truncation, episode.num_policy_tokens) == ((), Truncation.CONTEXT, 0)
 
 
 def test_a_turn_cut_by_its_budget_truncates_the_episode(
@@ -381,8 +383,42 @@ def test_a_turn_cut_by_its_budget_truncates_the_episode(
     for episode in make_collector(agent, spec).collect(calculator_plans(8)):
         (turn,) = episode.turns
         assert turn.end - turn.start <= 3
-        assert episode.truncated is (turn.stop_reason == "length")
+        assert turn.limit == 3
+        assert episode.truncation is (Truncation.TOKENS if turn.stop_reason == "length" else None)
         assert episode.terminated is not episode.truncated
+
+
+class Asking(TextEnv):
+    """Asks on, whatever it is told."""
+
+    def __init__(self, turns: int) -> None:
+        tasks = TaskSet([Task(f"train-{index}", "Well?", "so") for index in range(9)], name="asking", split="train")
+        super().__init__(tasks, "exact", budget=Budget(turns))
+
+    def respond(self, action: str) -> Reply:
+        return Reply([{"role": "user", "content": "And?"}])
+
+
+def test_an_episode_out_of_turns_says_so(make_collector: Callable[..., Collector]) -> None:
+    gym.register("test/Asking", entry_point=Asking, disable_env_checker=True)
+    spec = EnvSpec("test/Asking", kwargs={"turns": 2})
+    episodes = make_collector(make_agent(max_new_tokens=400), spec).collect(plans(4))
+    del gym.registry["test/Asking"]
+    for episode in episodes:
+        stopped = all(turn.stop_reason == "stop" for turn in episode.turns)
+        assert episode.truncation is (Truncation.TURNS if stopped else Truncation.TOKENS)
+    assert Truncation.TURNS in {episode.truncation for episode in episodes}
+
+
+def test_a_turn_cut_by_the_context_names_the_context(make_collector: Callable[..., Collector]) -> None:
+    spec = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 10_000})
+    probe = make_collector(make_agent(max_new_tokens=1), spec)
+    prompt = int(np.argmax(probe.collect(calculator_plans(1, spec))[0].mask))
+    agent = make_agent(max_context=prompt + 2, max_new_tokens=50)
+    for episode in make_collector(agent, spec).collect(calculator_plans(4, spec)):
+        cut = episode.turns[0].stop_reason == "length"
+        assert episode.truncation is (Truncation.CONTEXT if cut else None)
+        assert episode.turns[0].limit == 2
 
 
 # Environments.

@@ -14,7 +14,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedModel
 from verigym.agents.attention import AttentionInterface, attention
 from verigym.agents.engines.engine import Request, Sampling
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.episode import Episode, Turn
+from verigym.agents.episode import Episode, Truncation, Turn
 from verigym.agents.learners.batch import MicroBatch, Sequences, check_packing, packed_logits
 from verigym.agents.learners.config import GRPOConfig
 from verigym.agents.learners.grpo import GRPO
@@ -66,7 +66,7 @@ def make_episode(
         start, own, others = len(ids), int(rng.integers(1, 4)), int(rng.integers(1, 4))
         ids += rng.integers(0, VOCABULARY, own + others).tolist()
         mask += [1] * own + [0] * others
-        turns.append(Turn(start, start + own, reward / 4, "stop"))
+        turns.append(Turn(start, start + own, reward / 4, "stop", limit=10))
     turns[-1] = replace(turns[-1], reward=reward - sum(turn.reward for turn in turns[:-1]))
     policy = np.array(mask, np.bool_)
     return Episode(
@@ -80,8 +80,7 @@ def make_episode(
         versions=np.where(policy, 0, -1),
         turns=tuple(turns),
         messages=(),
-        terminated=True,
-        truncated=False,
+        truncation=None,
         verdict=Verdict(math.nan if outcome is Outcome.INFRA_ERROR else reward, outcome, "by hand"),
     )
 
@@ -303,16 +302,74 @@ def test_a_group_of_equal_rewards_changes_no_weight_and_is_reported() -> None:
     learner = make_learner(make_model())
     before = copy.deepcopy(learner.model.state_dict())
     full = learner.update(make_batch(), learner.advantages(make_batch()))
-    assert full["zero_variance_share"] == pytest.approx(1 / 4)
+    assert learner.statistics(make_batch())["zero_variance_share"] == pytest.approx(1 / 4)
     changed = copy.deepcopy(learner.model.state_dict())
     assert any(not torch.equal(before[name], changed[name]) for name in before)
     failed = [make_episode(5, 0.0, seed) for seed in range(4)] + [make_episode(6, 1.0, seed) for seed in range(2)]
     metrics = learner.update(failed, learner.advantages(failed))
     after = learner.model.state_dict()
     assert all(torch.equal(after[name], changed[name]) for name in after)
-    assert (metrics["zero_variance_share"], metrics["all_failed_share"], metrics["all_solved_share"]) == (1, 0.5, 0.5)
+    assert list(learner.statistics(failed).values()) == [1, 0.5, 0.5, 0]
     assert metrics["loss"] == metrics["grad_norm"] == metrics["skipped_steps"] == 0
     assert metrics.keys() == full.keys()
+
+
+def overlong_group() -> list[Episode]:
+    """Four episodes of one turn, 4 of 10, 9 of 10, and twice 10 of 10 tokens; the last two ran out of them."""
+    group = []
+    for reward, length, cut in ((1.0, 4, False), (1.0, 9, False), (0.0, 10, True), (1.0, 10, True)):
+        episode = make_episode(0, reward, length)
+        ids = np.arange(1, 4 + length)
+        policy = np.arange(len(ids)) >= 3
+        group.append(
+            replace(
+                episode,
+                token_ids=ids,
+                mask=policy,
+                logprobs=np.where(policy, -3, 0).astype(np.float32),
+                versions=np.where(policy, 0, -1),
+                turns=(Turn(3, len(ids), reward, "length" if cut else "stop", limit=10),),
+                truncation=Truncation.TOKENS if cut else None,
+            )
+        )
+    return group
+
+
+def test_overlong_episodes_are_judged_as_they_stand_by_default() -> None:
+    advantages = make_learner(make_model()).advantages(overlong_group())
+    assert advantages == pytest.approx([0.4999, 0.4999, -1.4997, 0.4999], abs=1e-3)
+
+
+def test_masked_overlong_episodes_have_no_loss_but_stay_in_the_baseline() -> None:
+    learner = make_learner(make_model(), overlong="mask")
+    episodes = overlong_group()
+    advantages = learner.advantages(episodes)
+    assert advantages[:2] == pytest.approx([0.4999, 0.4999], abs=1e-3)
+    assert np.isnan(advantages[2:]).all()
+    judged = make_learner(make_model())
+    part = judged.update(episodes[:2], judged.advantages(episodes)[:2])
+    assert learner.update(episodes, advantages)["loss"] == pytest.approx(part["loss"])
+    context = [replace(episode, truncation=Truncation.CONTEXT) for episode in episodes]
+    assert np.isnan(learner.advantages(context)).all()
+    turns = [replace(episode, truncation=Truncation.TURNS) for episode in episodes]
+    assert not np.isnan(learner.advantages(turns)).any()
+
+
+def test_a_turn_near_its_budget_is_penalised() -> None:
+    # 0 up to 8 of 10 tokens, -.5 at 9, -1 at 10: what the group compares is 1, .5, -1, 0
+    learner = make_learner(make_model(), overlong="penalise", overlong_buffer=0.2, advantages="dr_grpo")
+    assert learner.advantages(overlong_group()) == pytest.approx([0.875, 0.375, -1.125, -0.125])
+    assert [episode.reward for episode in overlong_group()] == [1, 1, 0, 1]
+
+
+def test_informative_groups_are_those_whose_returns_differ() -> None:
+    learner = make_learner(make_model())
+    failed = [make_episode(5, 0.0, seed) for seed in range(3)]
+    broken = [make_episode(6, 0.0, seed, outcome=Outcome.INFRA_ERROR) for seed in range(2)]
+    mixed = [make_episode(7, float(seed == 1), seed) for seed in range(3)]
+    broken_member = make_episode(7, 0.0, 9, outcome=Outcome.INFRA_ERROR)
+    assert learner.informative([*failed, *mixed, *broken, broken_member]) == [*mixed, broken_member]
+    assert learner.informative([]) == []
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
@@ -419,7 +476,7 @@ def sample(
         mask=np.arange(len(ids)) >= len(prompt),
         logprobs=np.array([0.0] * len(prompt) + list(turn.logprobs), np.float32),
         versions=np.array([-1] * len(prompt) + list(turn.versions)),
-        turns=(Turn(len(prompt), len(ids), 0.0, "length"),),
+        turns=(Turn(len(prompt), len(ids), 0.0, "length", limit=tokens),),
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,14 @@ from verigym.tasks.errors import ConfigError, RunError, UnknownNameError
 from verigym.training import resume, train
 
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
-# One-digit sums are answered right often enough, after a few steps, for groups to differ.
+# One-digit sums are answered right one time in five after the warm start: groups differ.
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 
 
 @pytest.fixture(scope="module")
 def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=25, batch_size=64, demonstrations=512))
+    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=80, batch_size=64, demonstrations=512))
     return folder
 
 
@@ -207,7 +208,7 @@ def test_recipes_in_the_project_are_valid() -> None:
 def test_a_mixture_follows_its_weights_and_plays_every_task_once_a_pass() -> None:
     specs = (replace(CALCULATOR, weight=3.0), EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 2, "size": 20}))
     sampler = TaskSampler(specs, seed=0)
-    plans, position = sampler.plan(0, groups=400, group_size=2)
+    plans, position = sampler.plan(sampler.start, groups=400, group_size=2)
     assert sum(position) == 400
     assert 270 <= position[0] <= 330
     arithmetic = [plan.task_id for plan in plans if plan.env == 1][::2]
@@ -215,7 +216,42 @@ def test_a_mixture_follows_its_weights_and_plays_every_task_once_a_pass() -> Non
     first, second = plans[0], plans[1]
     assert (first.group_id, first.task_id, first.seed) == (second.group_id, second.task_id, second.seed)
     assert first.sampling_seed != second.sampling_seed
-    assert sampler.plan(0, 400, 2)[0] == plans
+    assert sampler.plan(sampler.start, 400, 2)[0] == plans
+    half, between = sampler.plan(sampler.start, 150, 2)
+    rest, end = sampler.plan(between, 250, 2)
+    assert (half + rest, end) == (plans, position)
+
+
+def test_dynamic_sampling_fills_the_batch_with_groups_that_differ(warm_start: Path, tmp_path: Path) -> None:
+    config = small(warm_start, tmp_path / "run", envs=(SUMS,), steps=2, dynamic_sampling=20, eval_every=0)
+    run = train(config)
+    ids: list[int] = []
+    for row in run.metrics:
+        episodes = list(RunFolder(run.folder).episodes(row["step"]))
+        ids += [episode.group_id for episode in episodes]
+        rewards = [[e.reward for e in group] for _, group in groupby(episodes, lambda episode: episode.group_id)]
+        assert sum(len(set(group)) > 1 for group in rewards) == config.groups
+        assert row["episodes"] == len(episodes) == config.group_size * len(rewards)
+        assert row["used_share"] == config.groups / len(rewards)
+        assert row["zero_variance_share"] == pytest.approx(1 - row["used_share"])
+    assert any(row["used_share"] < 1 for row in run.metrics)
+    assert ids == sorted(ids)
+
+
+def test_dynamic_sampling_ends_after_its_rounds(warm_start: Path, tmp_path: Path) -> None:
+    never_right = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 5, "max_tokens_per_turn": 4})
+    run = train(small(warm_start, tmp_path / "run", envs=(never_right,), steps=1, dynamic_sampling=2, eval_every=0))
+    (row,) = run.metrics
+    assert (row["episodes"], row["used_share"], row["all_failed_share"], row["loss"]) == (48, 0, 1, 0)
+
+
+def test_an_interrupted_run_with_dynamic_sampling_resumes_to_the_bit(warm_start: Path, tmp_path: Path) -> None:
+    changes = {"envs": (SUMS,), "steps": 3, "dynamic_sampling": 2, "eval_every": 0, "checkpoint_every": 1}
+    whole = train(small(warm_start, tmp_path / "whole", **changes))
+    first = train(small(warm_start, tmp_path / "part", **changes | {"steps": 1}))
+    resume(first.folder, steps=3)
+    assert figures(first.folder) == figures(whole.folder)
+    assert same_weights(weights(first.folder), weights(whole.folder))
 
 
 def test_evaluation_tasks_are_held_out_and_fixed() -> None:

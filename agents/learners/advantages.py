@@ -47,6 +47,29 @@ def group_advantages(
     return advantages, valid
 
 
+def informative_groups(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """The ids of the groups whose scorable returns are not all equal, ascending; the others have no gradient.
+
+    Dynamic sampling keeps these (Yu et al. 2025, DAPO, arXiv:2503.14476). Shapes and errors as `group_advantages`.
+    """
+    rewards, valid = _check(rewards, group_ids)
+    groups = group_ids.unique()
+    varied = [not _without_variance(rewards[(group_ids == group_id) & valid]) for group_id in groups]
+    return groups[torch.tensor(varied, dtype=torch.bool)]
+
+
+def overlong_penalty(lengths: Tensor, limits: Tensor, *, buffer: float) -> Tensor:
+    """Soft overlong punishment (Yu et al. 2025, DAPO, arXiv:2503.14476, equation 13): from 0 down to -1.
+
+    `lengths` (B,) in tokens and `limits` (B,), the most tokens each could have had. 0 up to (1 - buffer) * limit,
+    then linear, and -1 at the limit. `buffer`, a share in (0, 1], is the paper's L_cache / L_max.
+    Raises ValueError for a buffer outside (0, 1].
+    """
+    if not 0 < buffer <= 1:
+        raise ValueError(f"buffer is a share of the limit, in (0, 1], not {buffer}")
+    return ((1 - buffer) * limits - lengths).div(buffer * limits).clamp(-1, 0)
+
+
 def group_statistics(
     rewards: Tensor,
     group_ids: Tensor,

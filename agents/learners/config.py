@@ -25,6 +25,11 @@ class GRPOConfig:
     """Weight of the KL loss against the reference model; 0 loads no reference model."""
     kl: Literal["k2", "k3"] = "k3"
     """Estimator of the KL loss: k2 or k3."""
+    overlong: Literal["judge", "mask", "penalise"] = "judge"
+    """An episode that ran out of tokens: judge it as it stands, mask it (no loss; DAPO's overlong filtering), or
+    penalise also what comes near the budget of a turn (DAPO's soft overlong punishment)."""
+    overlong_buffer: float = 0.2
+    """Share of a turn's budget over which penalise grows from 0 to 1."""
     minibatches: int = 1
     """Optimizer steps per batch; each takes whole groups."""
     tokens_per_forward: int = 8192
@@ -43,5 +48,7 @@ class GRPOConfig:
             raise ConfigError("grpo: clip_low must lie in [0, 1) and clip_high be at least 0")
         if not (0 <= self.kl_coefficient < math.inf and 0 <= self.weight_decay < math.inf):
             raise ConfigError("grpo: kl_coefficient and weight_decay must be at least 0")
+        if not 0 < self.overlong_buffer <= 1:
+            raise ConfigError(f"grpo: overlong_buffer is a share of the budget, in (0, 1], not {self.overlong_buffer}")
         if not (self.max_grad_norm > 0 and 0 <= self.adam_beta2 < 1):
             raise ConfigError("grpo: max_grad_norm must be above 0 and adam_beta2 lie in [0, 1)")

@@ -17,7 +17,12 @@ from transformers import PreTrainedModel
 
 from verigym.agents.attention import install
 from verigym.agents.episode import Episode
-from verigym.agents.learners.advantages import group_advantages, group_statistics
+from verigym.agents.learners.advantages import (
+    group_advantages,
+    group_statistics,
+    informative_groups,
+    overlong_penalty,
+)
 from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing, packed_logits
 from verigym.agents.learners.config import GRPOConfig
 from verigym.agents.learners.losses import (
@@ -86,9 +91,24 @@ class GRPO:
         self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
 
     def advantages(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """One advantage per episode (B,); NaN for one that could not be judged."""
-        values, valid = group_advantages(*_rewards(episodes), kind=self.config.advantages)
+        """One advantage per episode (B,); NaN for one without a loss: not judged, or overlong and masked.
+
+        A masked episode is still in its group's baseline.
+        """
+        values, valid = group_advantages(*self._returns(episodes), kind=self.config.advantages)
+        if self.config.overlong == "mask":
+            valid &= ~torch.tensor([episode.overlong for episode in episodes], dtype=torch.bool)
         return torch.where(valid, values, math.nan).numpy()  # type: ignore[no-any-return]
+
+    def statistics(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Shares of the groups whose returns are all equal; see `group_statistics`."""
+        return group_statistics(*self._returns(episodes))
+
+    def informative(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes of groups that teach something: their returns are not all equal."""
+        returns, group_ids = self._returns(episodes)
+        teaching = set(informative_groups(returns, group_ids).tolist())
+        return [episode for episode in episodes if episode.group_id in teaching]
 
     def update(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> dict[str, float]:
         """One pass over the batch, in `minibatches` optimizer steps; returns the metrics of the pass.
@@ -104,12 +124,26 @@ class GRPO:
         seen: list[_Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
         return {
-            **group_statistics(*_rewards(episodes)),
             "loss": float(np.mean([step.loss for step in steps])),
             "grad_norm": float(np.mean([step.grad_norm for step in steps])),
             "skipped_steps": float(sum(step.skipped for step in steps)),
             **self._metrics(seen),
         }
+
+    def _returns(self, episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
+        """What the group compares (B,), NaN where an episode could not be judged, and group ids (B,)."""
+        returns = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
+        if self.config.overlong == "penalise":
+            returns = returns + torch.stack([self._penalty(episode) for episode in episodes])
+        return returns, torch.tensor([episode.group_id for episode in episodes], dtype=torch.int64)
+
+    def _penalty(self, episode: Episode) -> Tensor:
+        """That of its longest turn, each by its own budget; of an episode whose prompt left no room, -1."""
+        lengths = torch.tensor([turn.end - turn.start for turn in episode.turns], dtype=torch.float64)
+        limits = torch.tensor([turn.limit for turn in episode.turns], dtype=torch.float64)
+        penalties = overlong_penalty(lengths, limits, buffer=self.config.overlong_buffer)
+        worst = torch.full((1,), -1.0 if episode.overlong else 0.0, dtype=torch.float64)
+        return torch.cat([penalties, worst]).min()
 
     def _minibatches(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> list[Sequences]:
         """Whole groups dealt out in order, the scorable ones evenly; each part is one optimizer step."""
@@ -204,9 +238,3 @@ class GRPO:
     def _forward(self, model: PreTrainedModel, micro: MicroBatch) -> Tensor:
         with torch.autocast(model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return packed_logits(model, micro)
-
-
-def _rewards(episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
-    """Returns (B,), NaN where an episode could not be judged, and group ids (B,)."""
-    rewards = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
-    return rewards, torch.tensor([episode.group_id for episode in episodes], dtype=torch.int64)

@@ -32,6 +32,8 @@ class TrainConfig:
     """Groups per step: each is one task."""
     group_size: int = 8
     """Episodes per group."""
+    dynamic_sampling: int = 0
+    """Rounds of further groups, at most, to stand in for those whose returns are all equal (DAPO); 0 keeps them."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """The learner's settings."""
     temperature: float = 1.0
@@ -77,6 +79,8 @@ class TrainConfig:
         for name in ("steps", "groups", "group_size", "max_new_tokens", "eval_tasks", "slots", "concurrency"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.dynamic_sampling < 0:
+            raise ConfigError(f"dynamic_sampling must be at least 0, not {self.dynamic_sampling}")
         if self.checkpoint_every < 1 or self.eval_every < 0:
             raise ConfigError("checkpoint_every must be at least 1 and eval_every at least 0")
         if self.stop_at is not None and not self.eval_every:

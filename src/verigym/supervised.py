@@ -73,7 +73,7 @@ def starting_point(config: SFTConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 def _play(config: SFTConfig, chat: Chat, count: int) -> list[Episode]:
     """Demonstrations, one for each of the first tasks that the sampler draws."""
     sampler = TaskSampler(config.envs, derive_seed(config.seed, "demonstrations") % 2**31)
-    plans, _ = sampler.plan(0, groups=count, group_size=1)
+    plans, _ = sampler.plan(sampler.start, groups=count, group_size=1)
     return demonstrations(chat, config.envs, plans)
 
 

@@ -14,35 +14,37 @@ from verigym.tasks.task import Task
 
 
 class TaskSampler:
-    """A pure function of (seed, step, position): `position` holds how many tasks of each environment were drawn."""
+    """A pure function of (seed, position): `position` holds how many groups of each environment were drawn."""
 
     def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
         self.seed = seed
         weights = np.array([spec.weight for spec in specs], float)
         self.shares = weights / weights.sum()
         self.task_ids = [task_ids(spec) for spec in specs]
-        self.position = [0] * len(specs)
+        self.start = [0] * len(specs)
 
-    def plan(self, step: int, groups: int, group_size: int) -> tuple[list[Plan], list[int]]:
-        """The episodes of a step, group by group, and the position after them (set it once they are played)."""
-        rng = np.random.default_rng(derive_seed(self.seed, "mixture", step))
-        position, plans = list(self.position), []
-        for group, env in enumerate(rng.choice(len(self.shares), size=groups, p=self.shares).tolist()):
+    def plan(self, position: Sequence[int], groups: int, group_size: int) -> tuple[list[Plan], list[int]]:
+        """The episodes of the next groups, group by group, and the position after them."""
+        after, plans = list(position), []
+        for group_id in range(sum(position), sum(position) + groups):
+            env = self._env(group_id)
             ids = self.task_ids[env]
-            epoch, index = divmod(position[env], len(ids))
-            position[env] += 1
+            epoch, index = divmod(after[env], len(ids))
+            after[env] += 1
             task_id = ids[_shuffled(derive_seed(self.seed, "pass", env, epoch), len(ids))[index]]
-            group_id = step * groups + group
+            seed = derive_seed(self.seed, "group", group_id)
             plans += [
-                Plan(
-                    env, task_id, group_id, derive_seed(self.seed, "group", group_id), self._sampling(group_id, member)
-                )
+                Plan(env, task_id, group_id, seed, derive_seed(self.seed, "sampling", group_id, member))
                 for member in range(group_size)
             ]
-        return plans, position
+        return plans, after
 
-    def _sampling(self, group_id: int, member: int) -> int:
-        return derive_seed(self.seed, "sampling", group_id, member)
+    def _env(self, group_id: int) -> int:
+        """The environment of a group: drawn by weight."""
+        if len(self.shares) == 1:
+            return 0
+        rng = np.random.default_rng(derive_seed(self.seed, "mixture", group_id))
+        return int(rng.choice(len(self.shares), p=self.shares))
 
 
 def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Plan]:

@@ -16,7 +16,7 @@ from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_devi
 from verigym.agents.collect import Collector
 from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.episode import Episode, mean_reward
+from verigym.agents.episode import Episode, Truncation, mean_reward
 from verigym.agents.learners.grpo import GRPO
 from verigym.config import TrainConfig, build, to_plain
 from verigym.display import Display
@@ -104,6 +104,7 @@ class Trainer:
         )
         self.sync = WeightSync(self.model, engine)
         self.step, self.evaluated = 0, -1
+        self.position = self.sampler.start
         self.best: Evaluation | None = None
         self.last: Evaluation | None = None
         self._restore(state)
@@ -121,18 +122,18 @@ class Trainer:
             self._after_step()
             while self.step < config.steps and not self._reached():
                 step, times = self.step, _Times()
-                plans, position = self.sampler.plan(step, config.groups, config.group_size)
-                episodes = self.collector.collect(plans, on_progress=self.display.refresh)
-                self._refuse_unjudged(episodes)
+                collected = self._collect()
                 times.mark("collect")
-                advantages = self.learner.advantages(episodes)
-                metrics = self.learner.update(episodes, advantages)
+                advantages = self.learner.advantages(collected.used)
+                metrics = self.learner.update(collected.used, advantages)
                 times.mark("update")
                 report = self.sync.send(step + 1)
                 times.mark("sync")
-                self.folder.write_episodes(step + 1, episodes)
-                self.step, self.sampler.position = step + 1, position
-                self._log(step + 1, {**_episode_metrics(episodes), **metrics, **_sync_metrics(report), **times.seconds})
+                self.folder.write_episodes(step + 1, collected.played)
+                self.step, self.position = step + 1, collected.position
+                played = {**_episode_metrics(collected.played), **self.learner.statistics(collected.played)}
+                played["used_share"] = len(collected.used) / len(collected.played)
+                self._log(step + 1, {**played, **metrics, **_sync_metrics(report), **times.seconds})
                 self._after_step()
         except RunInterrupted:
             self._save()
@@ -141,6 +142,22 @@ class Trainer:
             ) from None
         self._save()
         self.folder.plot()
+
+    def _collect(self) -> _Collected:
+        """The step's groups; with dynamic sampling, further ones in the place of those that teach nothing."""
+        config, position = self.config, self.position
+        played: list[Episode] = []
+        used: list[Episode] = []
+        for _ in range(1 + config.dynamic_sampling):
+            missing = config.groups - len(used) // config.group_size
+            plans, position = self.sampler.plan(position, missing, config.group_size)
+            episodes = self.collector.collect(plans, on_progress=self.display.refresh)
+            self._refuse_unjudged(episodes)
+            played += episodes
+            used += episodes if config.dynamic_sampling == 0 else self.learner.informative(episodes)
+            if len(used) == config.groups * config.group_size:
+                break
+        return _Collected(played, used, position)
 
     def _after_step(self) -> None:
         """Evaluation and checkpoint where they are due; also before the first step."""
@@ -230,7 +247,7 @@ class Trainer:
             "step": self.step,
             "evaluated": self.evaluated,
             "optimizer": self.learner.optimizer.state_dict(),
-            "sampler": self.sampler.position,
+            "sampler": self.position,
             "sync": self.sync.state_dict(),
             "best": None if self.best is None else asdict(self.best),
             "last": None if self.last is None else asdict(self.last),
@@ -242,7 +259,7 @@ class Trainer:
         if state is None:
             return
         self.step, self.evaluated = state["step"], state["evaluated"]
-        self.sampler.position = state["sampler"]
+        self.position = state["sampler"]
         self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
         self.learner.optimizer.load_state_dict(state["optimizer"])
         self.sync.load_state_dict(state["sync"])
@@ -258,6 +275,15 @@ class Trainer:
         self.collector.close()
         self.evaluator.close()
         self.agent.engine.close()
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """A step's episodes: all, those that it learns from, and the sampler's position after them."""
+
+    played: list[Episode]
+    used: list[Episode]
+    position: list[int]
 
 
 class _Times:
@@ -295,6 +321,7 @@ def _episode_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
         "episodes": len(episodes),
         "infra_errors": len(episodes) - len(judged),
         "truncated_share": float(np.mean([episode.truncated for episode in episodes])),
+        **{f"truncated/{why}": float(np.mean([e.truncation is why for e in episodes])) for why in Truncation},
         "turns": float(np.mean([len(episode.turns) for episode in episodes])),
         "policy_tokens": int(sum(tokens)),
         "policy_tokens_per_episode": float(np.mean(tokens)),
