@@ -33,6 +33,11 @@ def constant(rng: np.random.Generator, observation: str, info: Mapping[str, Any]
     return boxed(CONSTANT)
 
 
+def letter(rng: np.random.Generator, observation: str, info: Mapping[str, Any]) -> str:
+    """Chooses the first option of every question."""
+    return "\\boxed{A}"
+
+
 def spray(rng: np.random.Generator, observation: str, info: Mapping[str, Any]) -> str:
     """Gives every small number as its answer, in random order."""
     return " ".join(boxed(int(number)) for number in rng.permutation(SPRAYED))
@@ -62,6 +67,7 @@ ANSWERING: Mapping[str, Policy] = {
     "empty": empty,
     "echo": echo,
     "constant": constant,
+    "letter": letter,
     "spray": spray,
     "random": random,
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -32,11 +33,13 @@ class QuestionEnv(TextEnv):
         task_set: a TaskSet (`split` then says nothing), or the name of one for `tasks.load` with `split`, `source`
             and `task_options`.
         verifier: the registered name of a Verifier, or one that may be shared and that its owner closes.
+        verifier_options: options of a verifier given by name, such as {"extract": "latex"}.
         instructions: a text put under the question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none).
         tools: functions or Tools, or "module:attribute" paths to them; one or several.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
-        chance: the reward that a policy blind to the question can earn; a number, or "module:function" of `level`.
+        chance: the reward that a policy blind to the question can earn; a number, or "module:function" of any of
+            the task set (as `task_set`) and the task options, called when it is asked for.
         demonstrate: function (task, rng) -> turns, or "module:attribute" of one; default: the boxed gold answer.
         task_options: further options of the task set, such as `level` and `seed` of a generated one.
 
@@ -51,6 +54,7 @@ class QuestionEnv(TextEnv):
         split: str = "train",
         source: str | None = None,
         verifier: Verifier | str = "math",
+        verifier_options: Mapping[str, Any] | None = None,
         instructions: str = "",
         system_prompt: str = "",
         tools: Sequence[Callable[..., Any] | Tool | str] | Callable[..., Any] | Tool | str = (),
@@ -62,11 +66,13 @@ class QuestionEnv(TextEnv):
         render_mode: str | None = None,
         **task_options: Any,
     ) -> None:
+        loaded = _task_set(task_set, split, source, task_options)
         super().__init__(
-            _task_set(task_set, split, source, task_options),
+            loaded,
             verifier,
+            verifier_options=verifier_options,
             budget=Budget(max_turns, max_tokens_per_turn, max_tokens_per_episode),
-            chance=_chance(chance, task_options),
+            chance=_chance(chance, {**task_options, "task_set": loaded}),
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
@@ -131,12 +137,13 @@ def _task_set(task_set: TaskSet | str, split: str, source: str | None, options: 
     return task_set
 
 
-def _chance(chance: float | str, options: dict[str, Any]) -> float:
-    if isinstance(chance, str):
-        chance = _resolve(chance)(**{name: value for name, value in options.items() if name == "level"})
-    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-        raise ConfigError(f"chance must be a number from 0 to 1, not {chance!r}")
-    return float(chance)
+def _chance(chance: float | str, options: dict[str, Any]) -> float | Callable[[], float]:
+    """A number as it is; a path as the function that it names, given those of the options that it takes."""
+    if not isinstance(chance, str):
+        return chance
+    function = _resolve(chance)
+    taken = inspect.signature(function).parameters
+    return partial(function, **{name: value for name, value in options.items() if name in taken})
 
 
 def _resolve(path: str) -> Callable[..., Any]:

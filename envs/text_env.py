@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -78,7 +79,8 @@ class TextEnv(gym.Env[str, str]):
         verifier: Verifier | str,
         *,
         budget: Budget,
-        chance: float = 0.0,
+        verifier_options: Mapping[str, Any] | None = None,
+        chance: float | Callable[[], float] = 0.0,
         render_mode: str | None = None,
     ) -> None:
         if not len(tasks):
@@ -87,9 +89,12 @@ class TextEnv(gym.Env[str, str]):
             raise UnknownNameError.of("render mode", str(render_mode), ["ansi"])
         if not isinstance(verifier, Verifier | str):
             raise ConfigError(f"verifier must be a Verifier or the name of one, not {verifier!r}")
-        self.tasks, self.budget, self.chance = tasks, budget, chance
+        if isinstance(verifier, Verifier) and verifier_options:
+            raise ConfigError("verifier_options go with the name of a verifier; this one is made already")
+        self.tasks, self.budget, self._chance = tasks, budget, chance
         self._owns_verifier = isinstance(verifier, str)
-        self.verifier = verifiers.make(verifier) if isinstance(verifier, str) else verifier
+        options = dict(verifier_options or {})
+        self.verifier = verifiers.make(verifier, **options) if isinstance(verifier, str) else verifier
         self.render_mode = render_mode
         self.observation_space, self.action_space = TextSpace(), TextSpace()
         self._closed = threading.Event()
@@ -98,6 +103,14 @@ class TextEnv(gym.Env[str, str]):
         self._turns: list[tuple[str, int]] = []
         self._announced: tuple[int, bool] | None = None
         self._over = True
+
+    @cached_property
+    def chance(self) -> float:
+        """The mean reward that a policy can earn without reading the question. Raises ConfigError outside [0, 1]."""
+        chance = self._chance() if callable(self._chance) else self._chance
+        if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
+            raise ConfigError(f"chance must be a number from 0 to 1, not {chance!r}")
+        return float(chance)
 
     # What a subclass says.
 
