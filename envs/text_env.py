@@ -91,7 +91,8 @@ class TextEnv(gym.Env[str, str]):
             raise ConfigError(f"verifier must be a Verifier or the name of one, not {verifier!r}")
         if isinstance(verifier, Verifier) and verifier_options:
             raise ConfigError("verifier_options go with the name of a verifier; this one is made already")
-        self.tasks, self.budget, self._chance = tasks, budget, chance
+        self.tasks, self.budget = tasks, budget
+        self._chance = chance if callable(chance) else _share(chance)
         self._owns_verifier = isinstance(verifier, str)
         options = dict(verifier_options or {})
         self.verifier = verifiers.make(verifier, **options) if isinstance(verifier, str) else verifier
@@ -107,10 +108,7 @@ class TextEnv(gym.Env[str, str]):
     @cached_property
     def chance(self) -> float:
         """The mean reward that a policy can earn without reading the question. Raises ConfigError outside [0, 1]."""
-        chance = self._chance() if callable(self._chance) else self._chance
-        if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-            raise ConfigError(f"chance must be a number from 0 to 1, not {chance!r}")
-        return float(chance)
+        return _share(self._chance()) if callable(self._chance) else self._chance
 
     # What a subclass says.
 
@@ -289,6 +287,12 @@ class TextEnv(gym.Env[str, str]):
     def _refuse_if_closed(self) -> None:
         if self._closed.is_set():
             raise EnvClosedError("the environment was closed")
+
+
+def _share(chance: Any) -> float:
+    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
+        raise ConfigError(f"chance must be a number from 0 to 1, not {chance!r}")
+    return float(chance)
 
 
 def observation_of(messages: Sequence[Mapping[str, Any]]) -> str:
