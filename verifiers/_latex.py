@@ -44,6 +44,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:dots|ldots|cdots)(?![a-zA-Z])"), r"\\ldots "),
+    (re.compile(r"\$\s*,\s*\$"), ", "),
     (re.compile(r"\\\$|\$"), ""),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\begin\{(?:matrix|array|smallmatrix|[bB]matrix)\}(?:\{[^{}]*\})?"), r"\\begin{pmatrix}"),
@@ -66,7 +67,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
 _OPEN, _CLOSE = "([{", ")]}"
 _AND_OR = re.compile(rf"\s*,?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
 
 
 def fold_unicode(text: str) -> str:

@@ -98,9 +98,8 @@ def _lettered(text: str, options: Mapping[str, str], place: Place) -> Answer | N
     for whole in (plain, sentence):
         if _is_option(whole, options) and not re.fullmatch("[A-Z]", whole):
             return Answer(value=whole)
-    for whole in (plain, sentence) if place == "sentence" else (plain,):
-        if match := _LETTER.fullmatch(whole):
-            return Answer((match[1].upper(),))
+    if match := _LETTER.fullmatch(plain):
+        return Answer((match[1].upper(),))
     if several := (_SEVERAL.match if place == "sentence" else _SEVERAL.fullmatch)(plain):
         return Answer(tuple(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several.group()))))
     if match := _LABELLED.fullmatch(plain):
@@ -109,7 +108,8 @@ def _lettered(text: str, options: Mapping[str, str], place: Place) -> Answer | N
         claim = _claim(match[2], options, place)
         if place == "sentence" or _is_value(claim, options):  # else `A x` is an expression and "I think" a sentence
             return Answer((match[1],), claim)
-    return None
+    match = _LETTER.fullmatch(sentence) if place == "sentence" else None
+    return Answer((match[1].upper(),)) if match else None
 
 
 def _claim(text: str, options: Mapping[str, str], place: Place) -> str:

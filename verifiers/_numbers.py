@@ -71,7 +71,7 @@ def exact_number(text: str) -> Number | None:
     """The number that the whole of a tidied `text` is; None if it is anything else."""
     match = _NUMBER.fullmatch(text)
     if match is None:
-        word = WORDS.get(text.casefold())
+        word = WORDS.get(text.removeprefix("\\text{").removesuffix("}").strip().casefold())
         return None if word is None else Number(Fraction(word), False)
     try:
         value = _value(match)
@@ -111,7 +111,7 @@ def is_reduced(text: str) -> bool:
     if number is None:
         return False
     digits = [int(part) for part in re.findall(r"\d+", text)]
-    return number.is_decimal or len(digits) == 1 or number.value.denominator == digits[-1]
+    return number.is_decimal or len(digits) <= 1 or number.value.denominator == digits[-1]
 
 
 def with_decimal_comma(text: str) -> Number | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 MAX_DIFFERENT_BOXES = 3
 # an answer longer than these is refused anyway; they keep hostile texts from costing more than linear time
@@ -17,6 +18,7 @@ MAX_SENTENCE_LENGTH = 4_000
 MAX_TAIL_LENGTH = 6_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_AND_TEXT = re.compile(r"(?:\s|\\quad|\\ |,)*\\text\{\s*(?:and|or)\s*\}(?:\s|\\quad|\\ )*")
 _BARE = re.compile(r"[^\s${}]+")
 _BRACES = re.compile(r"\\[\\{}]|[{}]")
 _CUE = re.compile(
@@ -58,10 +60,11 @@ def answer_block(text: str) -> str | None:
 def math_answer(text: str, *, latex: bool = False) -> Extraction:
     r"""The final answer of a solution (reasoning already cut off by `answer_text`).
 
-    The last `\boxed{...}` or `\fbox{...}`; a text with more than three different boxes is a guess and has no
-    answer. Without a box, what follows the last "answer is", "answer:" or "####" in its line and sentence.
-    With `latex`, without either, the last `$...$`, `\(...\)` or `\[...\]`. A bare number in prose is none.
-    If the text has an `<answer>` block, all this goes for the block, and without any the whole block is the answer.
+    The last `\boxed{...}` or `\fbox{...}`; boxes joined by `\text{and}` are one list, and a text with more than
+    three different boxes is a guess and has no answer. Without a box, what follows the last "answer is", "answer:"
+    or "####" in its line and sentence. With `latex`, without either, the last `$...$`, `\(...\)` or `\[...\]`.
+    A bare number in prose is none. If the text has an `<answer>` block, all this goes for the block, and without
+    any of it the whole block is the answer.
     """
     block = answer_block(text)
     if block is None:
@@ -71,7 +74,7 @@ def math_answer(text: str, *, latex: bool = False) -> Extraction:
 
 
 def _answer_in(text: str, latex: bool) -> Extraction:
-    boxes = boxed_contents(text)
+    boxes = _joined(text, _boxes(text))
     if len({"".join(box.split()) for box in boxes}) > MAX_DIFFERENT_BOXES:
         return Extraction(None, f"more than {MAX_DIFFERENT_BOXES} different boxed answers")
     if boxes:
@@ -87,7 +90,17 @@ def _answer_in(text: str, latex: bool) -> Extraction:
 
 def boxed_contents(text: str) -> list[str]:
     r"""The contents of the outermost `\boxed` and `\fbox`, in order; one that never closes is no box."""
-    contents: list[str] = []
+    return [box.content for box in _boxes(text)]
+
+
+class _Box(NamedTuple):
+    start: int
+    end: int
+    content: str
+
+
+def _boxes(text: str) -> list[_Box]:
+    boxes: list[_Box] = []
     position = unclosed = 0
     while match := _BOX.search(text, position):
         position = match.end()
@@ -98,12 +111,23 @@ def boxed_contents(text: str) -> list[str]:
                 if unclosed > MAX_UNCLOSED_BOXES:
                     break
                 continue
-            contents.append(text[position + 1 : end])
+            boxes.append(_Box(match.start(), end + 1, text[position + 1 : end]))
             position = end
         elif bare := _BARE.match(text, position):
-            contents.append(bare.group().rstrip(".,;"))
+            boxes.append(_Box(match.start(), bare.end(), bare.group().rstrip(".,;")))
             position = bare.end()
-    return contents
+    return boxes
+
+
+def _joined(text: str, boxes: list[_Box]) -> list[str]:
+    r"""The boxed answers; `\boxed{2} \text{ and } \boxed{3}` is one, the list of the two."""
+    answers: list[str] = []
+    for before, box in zip([None, *boxes], boxes, strict=False):
+        if before and _AND_TEXT.fullmatch(text, before.end, box.start):
+            answers[-1] += f", {box.content}"
+        else:
+            answers.append(box.content)
+    return answers
 
 
 def _closing_brace(text: str, start: int) -> int | None:

@@ -30,7 +30,7 @@ from verigym.verifiers.verdict import Outcome
 class Verify:
     """Judge a file of answers.
 
-    NAME is a verifier (rows {"id", "completion", "target"}, and "prompt" if wanted) or an environment (rows
+    NAME is a verifier (rows {"id", "completion", "target"}, "prompt" and "metadata" if wanted) or an environment (rows
     {"id", "task", "completion"}; the completion is a text, or a list of texts: the turns). The file is JSONL or
     gzipped JSONL. It is checked as a whole before anything is judged. Written are {"id", "reward", "outcome",
     "reason"}, a line for each row and in the same order; the reward is null where we failed (infra_error; the
