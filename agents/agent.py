@@ -63,7 +63,7 @@ class LocalAgent(Agent):
         request = Request(-self._acts, -self._acts, ids, derive_seed(self.seed, self._acts), self.sampling(room))
         (generation,) = self.engine.run([request])
         self.engine.release(-self._acts)
-        return self.chat.canonical(generation.token_ids)
+        return self.chat.canonical(generation.token_ids, ids)
 
 
 def resolve_device(device: str) -> str:

@@ -47,11 +47,13 @@ class Chat:
         self.tokenizer, self.template = tokenizer, Template(tokenizer)
         self._vocabulary = tokenizer.get_added_vocab()
         self._special = self._special_tokens(eos_token_ids)
-        self._tools_refused = "" if self.template.renders_tools() else "the chat template leaves out the tools"
+        self.tools_refused = "" if self.template.renders_tools() else "the chat template leaves out the tools"
         self.syntax = self._detect() if syntax == "auto" else _as_syntax(syntax)
         self._markers, self._text_markers = self._own_markers()
         self._spelled = _any_of(self._special.values())
-        self._spelled_or_marked = _any_of({*self._special.values(), *self._control_texts()})
+        self._spelled_beside_markup = _any_of(text for text in self._special.values() if escape(text) == text)
+        self.control_texts = self._control_texts()
+        self._spelled_or_marked = _any_of(self.control_texts)
         self._suffixes: dict[tuple[str, ...], tuple[int | None, bool]] = {}
         self._openings: set[tuple[int, ...]] = set()
         self.opens_reasoning = self._note_opening(self.template.render([{"role": "user", "content": "x"}]))
@@ -63,8 +65,8 @@ class Chat:
         From the agent's first turn with calls or reasoning on, they are put together turn by turn, as they were
         when it was played.
         """
-        if tools and self._tools_refused:
-            raise TemplateError(f"{self._tools_refused}; it cannot be used where there are tools")
+        if tools and self.tools_refused:
+            raise TemplateError(f"{self.tools_refused}; it cannot be used where there are tools")
         played = next((index for index, message in enumerate(messages) if _is_played(message)), len(messages))
         opening = with_call_ids(messages[:played])
         text = self.template.render([self._inert(message) for message in opening], self._plain(list(tools)) or None)
@@ -101,9 +103,20 @@ class Chat:
         `before` is as for `canonical`. Raises TemplateError for a turn that the model's syntax cannot express.
         """
         ids = [*self._written(text, before), self.end_token_id]
-        if parse_turn(self.canonical(ids, before)) != parse_turn(self._plain(text)):
+        if parse_turn(self.canonical(ids, before)) != parse_turn(_apart(text, self._spelled_beside_markup)):
             raise TemplateError(f"a turn cannot be written in the model's tool syntax '{self.syntax.name}': {text!r}")
         return ids
+
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of a turn: markers are their tokens, and text spells no special token."""
+        opening, closing = self._reasoning
+        delimiters = {"<think>": opening, "</think>": closing}
+        return self._encode(
+            "".join(
+                delimiters.get(piece.text, piece.text) if piece.kind == "marker" else self._plain(piece.text)
+                for piece in pieces
+            )
+        )
 
     def canonical(self, token_ids: Sequence[int], before: Sequence[int] | None = None) -> str:
         """The agent's turn as text in canonical syntax; a stop token at its end is no part of it.
@@ -115,9 +128,15 @@ class Chat:
         if ids and ids[-1] in self.stop_token_ids:
             ids.pop()
         pieces = self._pieces(ids)
-        if self._is_open(before):
+        if self.is_open(before):
             pieces.insert(0, Piece("<think>", "marker"))
         return self.syntax.to_canonical(_leading_reasoning(pieces) if self._reasons_in_text else pieces)
+
+    def is_open(self, before: Sequence[int] | None = None) -> bool:
+        """Whether a turn after these ids (by default a prompt) begins inside a block of reasoning."""
+        if before is None:
+            return self.opens_reasoning
+        return any(tuple(before[-len(opening) :]) == opening for opening in self._openings)
 
     # Ids and pieces.
 
@@ -151,16 +170,9 @@ class Chat:
 
     def _written(self, text: str, before: Sequence[int] | None) -> list[int]:
         """Ids of a canonical turn in the model's own syntax, without an end mark."""
-        if self._is_open(before):  # the prompt has the opening tag
+        if self.is_open(before):  # the prompt has the opening tag
             text = text.removeprefix("<think>") if text.startswith("<think>") else f"</think>{text}"
-        opening, closing = self._reasoning
-        delimiters = {"<think>": opening, "</think>": closing}
-        return self._encode(
-            "".join(
-                delimiters.get(piece.text, piece.text) if piece.kind == "marker" else self._plain(piece.text)
-                for piece in self.syntax.from_canonical(text)
-            )
-        )
+        return self.encode(self.syntax.from_canonical(text))
 
     def _call_ids(self, turn: Sequence[int]) -> list[str]:
         if not self.syntax.has_call_ids or not turn:
@@ -200,7 +212,7 @@ class Chat:
             return hermes
         known = ", ".join(SYNTAXES)
         how = "writes tool calls in an unknown syntax" if written else "leaves out tool calls"
-        self._tools_refused = self._tools_refused or f"the chat template {how}; known syntaxes: {known}"
+        self.tools_refused = self.tools_refused or f"the chat template {how}; known syntaxes: {known}"
         return PlainText()
 
     def _own_markers(self) -> tuple[dict[int, str], re.Pattern[str] | None]:
@@ -215,12 +227,17 @@ class Chat:
         texts = [text for text in own if text not in self._vocabulary]
         return tokens, re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
 
-    def _control_texts(self) -> set[str]:
-        """Texts with which the template or the tokenizer marks turns, tools and reasoning."""
+    @property
+    def control_token_ids(self) -> frozenset[int]:
+        """The tokens that no text of a message may become."""
+        return frozenset(self._special) | {self._vocabulary[t] for t in self.control_texts if t in self._vocabulary}
+
+    def _control_texts(self) -> frozenset[str]:
+        """Special tokens, and texts with which the template or the tokenizer marks turns, tools and reasoning."""
         added = {text for text in self._vocabulary if _CONTROL.fullmatch(text) and not _HTML.fullmatch(text)}
         known = {text for syntax in SYNTAXES.values() for text in syntax.markers} | {*_REASONING[0], *_REASONING[1]}
         own = {text for text in known if text in self._vocabulary or text in self.syntax.markers}
-        return added | own | set(_CONTROL.findall(self.template.source))
+        return frozenset({*self._special.values(), *added, *own, *_CONTROL.findall(self.template.source)})
 
     def _special_tokens(self, eos_token_ids: Sequence[int]) -> dict[int, str]:
         """Tokens that text must not spell: the tokenizer's special ones, named or only added, and every eos."""
@@ -261,11 +278,6 @@ class Chat:
         length = next(n for n in range(1, len(ids) + 1) if tag in self.tokenizer.decode(ids[-n:]))
         self._openings.add(tuple(ids[-length:]))
         return True
-
-    def _is_open(self, before: Sequence[int] | None) -> bool:
-        if before is None:
-            return self.opens_reasoning
-        return any(tuple(before[-len(opening) :]) == opening for opening in self._openings)
 
 
 _CANONICAL = {text: canonical for pair in _REASONING for text, canonical in zip(pair, _THINK, strict=True)}

@@ -88,11 +88,11 @@ class _Live:
     def absorb(self, generation: Generation) -> Callable[[], Any]:
         """Takes the sampled tokens; returns the environment's step on them."""
         self.generation = generation
+        action = self.chat.canonical(generation.token_ids, self.ids)
         self.ids += generation.token_ids
         self.mask += [True] * len(generation.token_ids)
         self.logprobs += generation.logprobs
         self.versions += generation.versions
-        action = self.chat.canonical(generation.token_ids)
         self.messages.append({"role": "assistant", "content": action})
         env, tokens, cut = self.env, len(generation.token_ids), generation.stop_reason is StopReason.LENGTH
         assert env is not None
@@ -115,7 +115,7 @@ class _Live:
         self.turns.append(Turn(start, end, reward, self.generation.stop_reason.value, self.limit))
         self.messages += new
         if not ended:
-            self._feed(self.chat.suffix(new, self.ids[-1]))
+            self._feed(self.chat.suffix(new, self.ids[-1], turn=self.generation.token_ids))
 
     def forget_answer(self) -> None:
         """Drops what was fed after the last turn: a whole message that fits no more, never a part of one."""
@@ -345,7 +345,7 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
         live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
         rng = np.random.default_rng(plan.sampling_seed)
         for action in env.unwrapped.demonstration(rng):
-            ids = tuple(chat.turn(action))
+            ids = tuple(chat.turn(action, live.ids))
             step = live.absorb(Generation(0, ids, (0.0,) * len(ids), (0,) * len(ids), StopReason.STOP))
             reward, terminated, truncated, info, new = step()
             live.answered(reward, new, terminated or truncated)

@@ -92,21 +92,11 @@ class Template:
         Refuses a template that then depends on the history or leaves the messages out.
         """
         probes = [_named({"role": role, "content": f"{PROBE}-{index}."}, index) for index, role in enumerate(roles)]
-        try:
-            suffix = Suffix(self.after_turn(probes), with_calls=False)
-        except TemplateError:
-            if "tool" not in roles:
-                raise
-            suffix = Suffix(self.after_turn(probes, with_calls=True), with_calls=True)
+        suffix = self._render_suffix(probes)
         for history in self._histories():
             if self.after_turn(probes, history=history, with_calls=suffix.with_calls) != suffix.text:
                 raise TemplateError(
                     "the chat template renders a turn differently after another history; it cannot be used"
-                )
-        for probe in probes:
-            if probe["content"] not in suffix.text:
-                raise TemplateError(
-                    f"the chat template leaves out messages of role '{probe['role']}'; it cannot be used"
                 )
         self._warn_of_changes(probes, suffix)
         return suffix
@@ -135,6 +125,23 @@ class Template:
         """Whether reasoning of earlier turns is left out."""
         probes = [_named({"role": role, "content": PROBE}, index) for index, role in enumerate(roles)]
         return "a thought" not in self.render([*_LONGER, {"role": "assistant", "content": "x"}, *probes])
+
+    def _render_suffix(self, probes: Sequence[Message]) -> Suffix:
+        """The probes after a turn of text or, where the template takes them only so, after a turn of calls."""
+        failures: list[TemplateError] = []
+        for with_calls in (False, True) if any(probe["role"] == "tool" for probe in probes) else (False,):
+            try:
+                text = self.after_turn(probes, with_calls=with_calls)
+                for probe in probes:
+                    if probe["content"] not in text:
+                        role = probe["role"]
+                        raise TemplateError(
+                            f"the chat template leaves out messages of role '{role}'; it cannot be used"
+                        )
+                return Suffix(text, with_calls)
+            except TemplateError as error:
+                failures.append(error)
+        raise failures[0]
 
     def _histories(self) -> list[Sequence[Message]]:
         """Conversations that a suffix must not depend on: a longer one and, if it renders, one with a tool call."""
