@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verigym.agents.syntaxes import SYNTAXES, Piece, PlainText, ToolSyntax, find_syntax
+from verigym.agents.syntaxes.syntax import join_text
 from verigym.agents.template import PROBE, Message, Template, with_call_ids
 from verigym.tasks.canonical import escape, parse_turn
 from verigym.tasks.errors import TemplateError
@@ -124,10 +125,8 @@ class Chat:
         `before` are the ids that it was sampled after, which tell whether they open a block of reasoning; by
         default they are those of a prompt.
         """
-        ids = list(token_ids)
-        if ids and ids[-1] in self.stop_token_ids:
-            ids.pop()
-        pieces = self._pieces(ids)
+        ended = len(token_ids) > 0 and token_ids[-1] in self.stop_token_ids
+        pieces = self._pieces(token_ids[:-1] if ended else token_ids)
         if self.is_open(before):
             pieces.insert(0, Piece("<think>", "marker"))
         return self.syntax.to_canonical(_leading_reasoning(pieces) if self._reasons_in_text else pieces)
@@ -136,18 +135,19 @@ class Chat:
         """Whether a turn after these ids (by default a prompt) begins inside a block of reasoning."""
         if before is None:
             return self.opens_reasoning
-        return any(tuple(before[-len(opening) :]) == opening for opening in self._openings)
+        return bool(self._openings) and any(tuple(before[-len(opening) :]) == opening for opening in self._openings)
 
     # Ids and pieces.
 
     def _pieces(self, ids: Sequence[int]) -> list[Piece]:
         pieces: list[Piece] = []
-        start = 0
+        markers, start = self._markers, 0
         for index, token in enumerate(ids):
-            if token in self._markers:
-                pieces += [*self._text_pieces(ids[start:index]), Piece(self._markers[token], "marker")]
+            if token in markers:
+                pieces += self._text_pieces(ids[start:index])
+                pieces.append(Piece(markers[token], "marker"))
                 start = index + 1
-        return [*pieces, *self._text_pieces(ids[start:])]
+        return pieces + self._text_pieces(ids[start:])
 
     def _text_pieces(self, ids: Sequence[int]) -> list[Piece]:
         """Text, with the markers that the tokenizer has no tokens for."""
@@ -159,7 +159,7 @@ class Chat:
         for run in self._runs(ids):
             for index, part in enumerate(self._text_markers.split(self._decode(run))):
                 pieces.append(Piece(_CANONICAL.get(part, part), "marker") if index % 2 else Piece(part))
-        return pieces
+        return join_text(pieces)
 
     def _runs(self, ids: Sequence[int]) -> list[Sequence[int]]:
         """`ids` cut at special tokens, which decoding drops: a marker is not put together around one."""
@@ -181,7 +181,7 @@ class Chat:
         return [identity if re.fullmatch(r"[a-zA-Z0-9]{9}", identity) else "" for identity in given]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -324,8 +324,8 @@ def _leading_reasoning(pieces: Sequence[Piece]) -> list[Piece]:
 def _apart(value: Any, pattern: re.Pattern[str]) -> Any:
     """Plain data with a zero-width space after the first character of each match in a text of it."""
     if isinstance(value, str):
-        return pattern.sub("\\g<0>\u200b", value)
-    if isinstance(value, Mapping):
+        return pattern.sub("\\g<0>\u200b", value) if pattern.search(value) else value
+    if isinstance(value, (dict, Mapping)):
         return {key: _apart(item, pattern) for key, item in value.items()}
     return [_apart(item, pattern) for item in value] if isinstance(value, (list, tuple)) else value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from verigym.agents.syntaxes.syntax import PROBE_NAME, Call, Piece, ToolSyntax, join_text, set_reasoning_apart
+from verigym.agents.syntaxes.syntax import PROBE_NAME, Call, Piece, ToolSyntax, set_reasoning_apart
 from verigym.tasks.canonical import escape
 
 _TAG = re.compile(r"(</?(?:think|tool_call)>)")
@@ -19,7 +19,7 @@ class Hermes(ToolSyntax):
     shape = re.compile(rf'<tool_call>\s*\{{\s*"name":\s*"{PROBE_NAME}",\s*"arguments":\s*\{{')
 
     def to_canonical(self, pieces: Sequence[Piece]) -> str:
-        return "".join(piece.text if piece.kind == "marker" else escape(piece.text) for piece in join_text(pieces))
+        return "".join([text if kind == "marker" else escape(text) for text, kind in pieces])
 
     def from_canonical(self, text: str) -> list[Piece]:
         return [Piece(part, "marker" if _TAG.fullmatch(part) else "text") for part in _TAG.split(text) if part]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from verigym.agents.syntaxes._json_text import members
 from verigym.tasks.canonical import escape, parse_turn
@@ -17,8 +16,7 @@ PROBE_NAME, PROBE_ARGUMENTS = "verigym_probe", {"text": "x"}
 """The call that is put through a chat template to see what it writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of a turn: text, a marker that the model wrote as such, or reasoning in canonical form."""
 
     text: str
@@ -71,7 +69,7 @@ class ToolSyntax(ABC):
         return []
 
     def to_canonical(self, pieces: Sequence[Piece]) -> str:
-        """A turn of the model in canonical syntax."""
+        """A turn of the model in canonical syntax. No two texts stand side by side in `pieces`."""
         regions = self._regions(set_reasoning_apart(pieces))
         said = [region for region in regions if region[0].kind == "text" and _text(region).strip()]
         alone = said[0] if len(said) == 1 and not any(region[0].kind == "marker" for region in regions) else None
@@ -136,7 +134,7 @@ def set_reasoning_apart(pieces: Sequence[Piece]) -> list[Piece]:
     """Pieces of which each block of reasoning is one, as `parse_turn` sees them."""
     apart: list[Piece] = []
     opened: list[Piece] | None = None
-    for piece in join_text(pieces):
+    for piece in pieces:
         tag = piece.text if piece.kind == "marker" else ""
         if tag == "</think>":  # one that closes nothing makes all before it reasoning
             before = apart if opened is None else opened
