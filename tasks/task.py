@@ -71,6 +71,11 @@ class TaskSet(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return (self[i] for i in range(len(self)))
 
+    @property
+    def ids(self) -> list[str]:
+        """The tasks' ids, in order; no task is made for it."""
+        return list(self._index)
+
     def get(self, task_id: str) -> Task:
         """The task with this id. Raises UnknownNameError."""
         if task_id not in self._index:
@@ -112,6 +117,10 @@ class GeneratedTaskSet(TaskSet):
         if not -self._size <= index < self._size:
             raise IndexError(f"{self!r} has no index {index}")
         return self._make(index % self._size)
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"{self._prefix}/{index}" for index in range(self._size)]
 
     def get(self, task_id: str) -> Task:
         head, _, number = task_id.rpartition("/")

@@ -356,6 +356,7 @@ def test_a_task_depends_on_seed_and_index_and_not_on_size_or_order(name: str) ->
     large, small = tasks.load(name, seed=5, size=1000), tasks.load(name, seed=5, size=10)
     assert [large[9], large[3]] == [small[9], small[3]]
     assert large.get(small[4].id) == small[4]
+    assert small.ids == [task.id for task in small] == large.ids[:10]
     others = [tasks.load(name, level=3, seed=seed, size=20) for seed in (5, 6, 5 + 2**32, 5 + 2**64)]
     assert len({other.fingerprint for other in others}) == 4
     assert len({tuple(task.prompt for task in other) for other in others}) == 4

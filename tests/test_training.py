@@ -254,6 +254,19 @@ def test_an_interrupted_run_with_dynamic_sampling_resumes_to_the_bit(warm_start:
     assert same_weights(weights(first.folder), weights(whole.folder))
 
 
+def test_a_mixture_trains_with_instructions_and_a_system_prompt_of_its_own(warm_start: Path, tmp_path: Path) -> None:
+    asked = {"instructions": "Be brief.", "system_prompt": "You are a sum machine.", "max_tokens_per_turn": 8}
+    envs = ({"id": "verigym/Arithmetic-v0", "kwargs": asked}, {"id": "verigym/Countdown-v0", "weight": 0.5})
+    run = train(small(warm_start, tmp_path / "run", envs=envs, steps=1, groups=8, eval_every=0, max_new_tokens=8))
+    seen = {}
+    for episode in RunFolder(run.folder).episodes(1):
+        seen.setdefault(episode.env_id, episode)
+    roles = [(message["role"], message["content"]) for message in seen["verigym/Arithmetic-v0"].messages]
+    assert roles[0] == ("system", "You are a sum machine.")
+    assert roles[1][1].endswith("?\n\nBe brief.")
+    assert seen["verigym/Countdown-v0"].messages[0]["content"].endswith("Put your final answer in \\boxed{}.")
+
+
 def test_evaluation_tasks_are_held_out_and_fixed() -> None:
     plans = evaluation_plans([CALCULATOR.with_split("test")], 50, seed=0)
     assert plans == evaluation_plans([CALCULATOR.with_split("test")], 50, seed=0)

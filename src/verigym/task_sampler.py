@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.task import Task
+from verigym.tasks.task import TaskSet
 
 
 class TaskSampler:
@@ -62,10 +62,9 @@ def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Pl
 def task_ids(spec: EnvSpec) -> list[str]:
     """The ids of an environment's tasks; of one that has no task set, a single empty id: the seed decides."""
     env = spec.make()
-    tasks: Sequence[Task] = getattr(env.unwrapped, "tasks", ())
-    found = [task.id for task in tasks] or [""]
+    tasks: TaskSet | None = getattr(env.unwrapped, "tasks", None)
     env.close()
-    return found
+    return [""] if tasks is None else tasks.ids
 
 
 @lru_cache(maxsize=8)
