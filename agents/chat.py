@@ -105,7 +105,9 @@ class Chat:
         """
         ids = [*self._written(text, before), self.end_token_id]
         if parse_turn(self.canonical(ids, before)) != parse_turn(_apart(text, self._spelled_beside_markup)):
-            raise TemplateError(f"a turn cannot be written in the model's tool syntax '{self.syntax.name}': {text!r}")
+            raise TemplateError(
+                f"a turn cannot be written in the model's tool syntax '{self.syntax.name}': {text[:200]!r}"
+            )
         return ids
 
     def encode(self, pieces: Sequence[Piece]) -> list[int]:

@@ -47,21 +47,19 @@ def rename(found: Sequence[tuple[str, str]], names: dict[str, str], drop: Sequen
     return "{" + ", ".join(f"{key}: {value}" for key, value in kept) + "}"
 
 
-def objects(text: str, separator: re.Pattern[str]) -> list[tuple[str, list[tuple[str, str]], str]]:
-    """The objects that `text` is a list of: what separates each from the one before, its members, its text.
-
-    Raises ValueError if the text is anything else.
-    """
-    found = []
+def objects(text: str, separator: re.Pattern[str]) -> tuple[list[tuple[str, list[tuple[str, str]]]], str]:
+    """The objects with which `text` begins, each as what separates it from the one before and its members; the rest."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
     position, gap = 0, ""
     while True:
-        pairs, end = members(text, position)
-        found.append((gap, pairs, text[position:end]))
-        if end == len(text):
-            return found
+        try:
+            pairs, end = members(text, position)
+        except ValueError:
+            return found, gap + text[position:]
+        found.append((gap, pairs))
         between = separator.match(text, end)
         if between is None:
-            raise ValueError("there is something else after the object")
+            return found, text[end:]
         gap, position = between[0], between.end()
 
 

@@ -14,7 +14,7 @@ _NAMES = {'"parameters"': '"arguments"'}
 
 
 class LlamaJSON(ToolSyntax):
-    """Calls stand alone, separated by `;` or white space: JSON within prose is prose."""
+    """Calls stand alone, separated by `;` or white space. JSON within prose, and JSON that is no call, is prose."""
 
     name = "llama-json"
     openers = ("<|python_tag|>",)
@@ -28,14 +28,14 @@ class LlamaJSON(ToolSyntax):
     def read_bare(self, text: str) -> str | None:
         inside = text.strip()
         before, _, after = text.partition(inside) if inside else ("", "", "")
-        try:
-            found = objects(inside, _SEPARATOR)
-        except ValueError:
-            return before + call_markup(inside) + after if _is_broken_call(inside) else None
-        if not all(_is_call(pairs) for _, pairs, _ in found):
+        found, rest = objects(inside, _SEPARATOR)
+        broken = rest.lstrip("; \t\r\n")
+        if not all(_is_call(pairs) for _, pairs in found) or (broken and not _LOOKS_LIKE_A_CALL.match(broken)):
             return None
-        calls = [gap.replace(";", "", 1) + call_markup(_canonical(pairs)) for gap, pairs, _ in found]
-        return before + "".join(calls) + after
+        calls = [gap.replace(";", "", 1) + call_markup(_canonical(pairs)) for gap, pairs in found]
+        if broken:
+            calls.append(call_markup(broken))
+        return before + "".join(calls) + after if calls else None
 
     def write(self, calls: Sequence[Call]) -> list[Piece]:
         texts = [(";" if index else "") + space + _native(body) for index, (space, body) in enumerate(calls)]
@@ -45,17 +45,6 @@ class LlamaJSON(ToolSyntax):
 def _is_call(pairs: Sequence[tuple[str, str]]) -> bool:
     keys = {key for key, _ in pairs}
     return '"name"' in keys and bool(keys & {'"parameters"', '"arguments"'})
-
-
-def _is_broken_call(text: str) -> bool:
-    """Whether `text` begins as a call and is no JSON; JSON followed by prose is prose."""
-    if not _LOOKS_LIKE_A_CALL.match(text):
-        return False
-    try:
-        _, end = members(text)
-    except ValueError:
-        return True
-    return text[end:].lstrip(" \t\r\n;").startswith("{")
 
 
 def _canonical(pairs: Sequence[tuple[str, str]]) -> str:

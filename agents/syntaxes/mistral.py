@@ -98,11 +98,8 @@ def _fields(region: Sequence[Piece]) -> dict[str, str]:
 def _read_list(text: str) -> str:
     inside = text.strip()
     after = text[len(text.rstrip()) :]
-    if not (inside.startswith("[") and inside.endswith("]")):
+    found, rest = objects(inside[1:-1].strip(), _COMMA)
+    if not (inside.startswith("[") and inside.endswith("]") and found) or rest:
         return call_markup(inside) + after
-    try:
-        found = objects(inside[1:-1].strip(), _COMMA)
-    except ValueError:
-        return call_markup(inside) + after
-    calls = [gap.replace(",", "", 1) + call_markup(rename(pairs, {}, drop=('"id"',))) for gap, pairs, _ in found]
+    calls = [gap.replace(",", "", 1) + call_markup(rename(pairs, {}, drop=('"id"',))) for gap, pairs in found]
     return "".join(calls) + after
