@@ -26,8 +26,8 @@ class EnvSpec:
         if self.weight <= 0:
             raise ConfigError(f"the weight of {self.id} must be above 0, not {self.weight}")
 
-    def make(self) -> gym.Env[str, str]:
-        """A new environment. Raises UnknownNameError for an id that is not registered, ConfigError for a bad module."""
+    def find(self) -> str:
+        """The registered id. Raises UnknownNameError if it is not registered, ConfigError for a bad module."""
         module, _, name = self.id.rpartition(":")
         try:
             if module:
@@ -38,6 +38,11 @@ class EnvSpec:
             ours = registered_ids()  # plug-ins are looked for only now
             if name not in gym.registry:
                 raise UnknownNameError.of("environment", name, ours)
+        return name
+
+    def make(self) -> gym.Env[str, str]:
+        """A new environment. Raises as `find`, and ConfigError if it cannot be made or is no text environment."""
+        name = self.find()
         try:
             env = gym.make(name, **self.kwargs)
         except (TypeError, gym.error.Error) as error:

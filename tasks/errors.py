@@ -37,6 +37,10 @@ class EnvClosedError(VerigymError):
     """An environment that was closed while a call was waiting in it."""
 
 
+class ConformanceError(VerigymError, AssertionError):
+    """An environment that breaks a sentence of what every environment keeps to."""
+
+
 class SnapshotError(VerigymError):
     """A snapshot that does not belong to this environment or replays differently."""
 

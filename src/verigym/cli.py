@@ -17,6 +17,7 @@ from verigym.tasks.errors import ConfigError, RunInterrupted, UnknownNameError, 
 COMMANDS = {
     "envs": ("envs", "Envs", "list the environments"),
     "validate": ("validate", "Validate", "check an environment's gold answers and null policies"),
+    "check": ("check", "Check", "check that environments keep to what every environment promises"),
     "play": ("play", "Play", "play an environment by hand or watch an agent"),
     "verify": ("verify", "Verify", "judge a file of answers"),
     "sft": ("sft", "SFT", "warm-start a model on an environment's demonstrations"),

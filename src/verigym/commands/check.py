@@ -1,0 +1,118 @@
+"""`verigym check`: whether environments keep to what every environment promises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from verigym.commands._arguments import key_values
+from verigym.envs import conformance, registered_ids
+from verigym.tasks.errors import ConfigError, UnknownNameError, VerigymError
+
+_WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[yellow]not checked[/]"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check that environments keep to what every environment promises, sentence by sentence.
+
+    With an ID the exit status is 0 if no sentence is broken, 1 if one is, and 2 if there is no such environment.
+    Without one every registered environment is checked, with what --source ID=PATH and --option ID:KEY=VALUE say of
+    it; the status is 0 only if each of them could be made and breaks no sentence.
+    """
+
+    id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = None
+    """The environment, such as verigym/GSM8K-v0 or acme_envs:acme/Sums-v0 (default: all that are registered)."""
+    source: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE")] = ()
+    """Where the data is read from: a hub id, a file or a folder; without an ID as ID=SOURCE, for each one."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
+    """The split of the tasks (default: the environment's)."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A keyword argument of the environment, such as level=3; without an ID as ID:KEY=VALUE."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Check a model instead: whether its template and tokenizer can be trained on."""
+
+    def run(self) -> int:
+        """Prints the findings; returns the exit status."""
+        if self.model is not None:
+            return self._check_model(self.model)
+        if self.id is not None:
+            return 0 if _show(self.id, self._kwargs(), every_sentence=True) else 1
+        if self.split is not None:
+            raise ConfigError("--split needs the ID of an environment")
+        return 0 if self._check_all() else 1
+
+    def _check_model(self, path: str) -> int:
+        if self.id is not None or self.source or self.option or self.split is not None:
+            raise ConfigError("--model checks a model and nothing else: leave the environment out")
+        from verigym.commands._check_model import check_model  # type: ignore[import-not-found]
+
+        return int(check_model(path))
+
+    def _kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of the one environment."""
+        if len(self.source) > 1:
+            raise ConfigError(f"an environment has one source, not {len(self.source)}")
+        kwargs = key_values(self.option)
+        named = {"source": self.source[0]} if self.source else {}
+        if self.split is not None:
+            named["split"] = self.split
+        for name in named:
+            if name in kwargs:
+                raise ConfigError(f"{name} is given twice: as --{name} and as --option")
+        return {**kwargs, **named}
+
+    def _check_all(self) -> bool:
+        """Checks every registered environment; whether all of them could be made and keep to everything."""
+        given: dict[str, dict[str, Any]] = {env_id: {} for env_id in registered_ids()}
+        for env_id, source in _of_ids("--source", self.source, "=", given):
+            given[env_id]["source"] = source
+        for env_id, pair in _of_ids("--option", self.option, ":", given):
+            given[env_id] |= key_values([pair])
+        kept = {}
+        for env_id, kwargs in given.items():
+            try:
+                kept[env_id] = _show(env_id, kwargs, every_sentence=False)
+            except VerigymError as error:
+                kept[env_id] = False
+                _console().print(f"{escape(env_id)}: {_WORDS[None]}: {escape(' '.join(str(error).split()))}")
+        _console().print(f"{sum(kept.values())} of {len(kept)} environments were checked and break no sentence")
+        return all(kept.values())
+
+
+def _of_ids(name: str, values: Sequence[str], sign: str, known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The values of an option that is written ID, `sign` and the rest, as (id, rest)."""
+    for value in values:
+        env_id, _, rest = value.partition(sign)
+        if not rest:
+            raise ConfigError(f"without an ID, {name} is written ID{sign}..., not '{value}'")
+        if env_id not in known:
+            raise UnknownNameError.of("environment", env_id, known)
+        yield env_id, rest
+
+
+def _show(env_id: str, kwargs: Mapping[str, Any], *, every_sentence: bool) -> bool:
+    """Prints the checks of an environment; whether no sentence is broken."""
+    console, started = _console(), time.perf_counter()
+    found = []
+    for check in conformance.checks(env_id, **kwargs):
+        found.append(check)
+        if every_sentence or not check.holds:
+            detail = f": {escape(check.detail)}" if check.detail else ""
+            console.print(f"  {_WORDS[check.holds]}  {escape(check.sentence)}{detail}")
+    counts = {word: sum(check.holds is word for check in found) for word in _WORDS}
+    console.print(
+        f"{escape(env_id)}: {counts[True]} sentences hold, {counts[False]} are broken, {counts[None]} could not be "
+        f"checked ({time.perf_counter() - started:.1f} s)"
+    )
+    return not counts[False]
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
