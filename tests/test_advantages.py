@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from verigym.agents.learners.advantages import (
+    generalized_advantages,
     group_advantages,
     group_statistics,
     informative_groups,
     overlong_penalty,
+    whiten,
 )
 from verigym.agents.learners.losses import policy_loss
 from verigym.tasks.errors import UnknownNameError
@@ -175,3 +177,45 @@ def test_informative_groups_have_returns_that_differ() -> None:
     groups = torch.tensor([4, 4, 2, 2, 9, 9, 7, 7, 3, 3])
     assert informative_groups(rewards, groups).tolist() == [3, 4]
     assert informative_groups(torch.tensor([]), torch.tensor([], dtype=torch.int64)).tolist() == []
+
+
+MASK = torch.tensor([[1, 1, 0, 0, 1, 1]])
+VALUES = torch.tensor([[0.1, 0.2, 77.0, NAN, 0.4, 0.6]], dtype=torch.float64)
+REWARDS = torch.tensor([[0.0, 0, 55, NAN, 0, 1]], dtype=torch.float64)
+ENDED = torch.zeros(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "lam", "expected"),
+    [
+        (1.0, 1.0, [0.9, 0.8, 0, 0, 0.6, 0.4]),
+        (1.0, 0.95, [0.81345, 0.751, 0, 0, 0.58, 0.4]),
+        (0.9, 0.8, [0.417075, 0.46816, 0, 0, 0.428, 0.4]),
+    ],
+)
+def test_gae_runs_over_the_policy_s_tokens_across_tool_text(gamma: float, lam: float, expected: list[float]) -> None:
+    advantages, returns = generalized_advantages(REWARDS, VALUES, MASK, ENDED, gamma=gamma, lam=lam)
+    assert advantages[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(returns[MASK == 1], advantages[MASK == 1] + VALUES[MASK == 1])
+    assert returns[MASK == 0].tolist() == [0, 0]
+
+
+def test_gae_bootstraps_from_the_value_after_a_cut() -> None:
+    advantages, _ = generalized_advantages(REWARDS * 0, VALUES, MASK, torch.tensor([0.5]).double(), gamma=0.5, lam=0.0)
+    # delta only: .5 * next value - value
+    assert advantages[0].tolist() == pytest.approx([0.0, 0.0, 0, 0, -0.1, -0.35])
+
+
+def test_gae_refuses_shapes_and_factors_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"bootstrap \(6,\)"):
+        generalized_advantages(REWARDS, VALUES, MASK, VALUES[0], gamma=1.0, lam=1.0)
+    with pytest.raises(ValueError, match="gamma and lam"):
+        generalized_advantages(REWARDS, VALUES, MASK, ENDED, gamma=1.01, lam=1.0)
+
+
+def test_whitening_is_over_the_mask() -> None:
+    mask = torch.tensor([[1, 0, 1], [1, 0, 0]])
+    whitened = whiten(torch.tensor([[1.0, 99.0, 2.0], [3.0, NAN, -50.0]]), mask)
+    # mean 2, std 1 with N - 1
+    assert whitened.tolist() == [[pytest.approx(-1), 0, pytest.approx(0)], [pytest.approx(1), 0, 0]]
+    assert whiten(torch.tensor([3.0, 5.0]), torch.tensor([1, 0])).tolist() == [3, 0]

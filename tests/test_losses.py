@@ -13,6 +13,7 @@ from verigym.agents.learners.losses import (
     reduce,
     token_logprobs,
     token_weights,
+    value_loss,
 )
 from verigym.tasks.errors import ConfigError, UnknownNameError
 
@@ -417,3 +418,17 @@ def test_policy_metrics_ignore_garbage_under_the_mask_and_survive_an_empty_one()
     none = policy_metrics(*inputs, torch.tensor([[0, 0, 0, 0]]), clip_low=0.2, clip_high=0.2)
     assert {name: value.item() for name, value in one.items() if value != 0} == {"effective_sample_share": 1.0}
     assert all(value.item() == 0 for value in none.values())
+
+
+def test_value_loss_is_the_larger_of_the_plain_and_the_clipped_error() -> None:
+    # returns 1, old 0: V = .1 is inside the clip; V = .5 is clipped to .2, whose error is larger; V = 3 is clipped
+    # too, but its own error is larger; the last is masked
+    values = torch.tensor([[0.1, 0.5, 3.0, 9.0]], requires_grad=True)
+    old, returns = torch.zeros(1, 4), torch.ones(1, 4)
+    loss = value_loss(values, old, returns, torch.tensor([[1, 1, 1, 0]]), clip=0.2)
+    assert loss[0].tolist() == pytest.approx([0.405, 0.32, 2.0, 0.0])
+    loss.sum().backward()
+    assert values.grad is not None
+    assert values.grad[0].tolist() == pytest.approx([-0.9, 0.0, 2.0, 0.0])
+    plain = value_loss(values.detach(), old, returns, torch.ones(1, 4), clip=float("inf"))
+    assert plain[0].tolist() == pytest.approx([0.405, 0.125, 2.0, 32.0])

@@ -1,4 +1,4 @@
-"""Group-relative advantages: how much better an episode went than its group did."""
+"""Advantages: how much better an episode went than its group did, or a token than the critic expected."""
 
 from typing import Literal, get_args
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from verigym.tasks.errors import UnknownNameError
 
-# B episodes, G episodes of one group
+# B episodes, T tokens, G episodes of one group
 # A reward of NaN marks an unscorable episode (INFRA_ERROR).
 
 GroupAdvantage = Literal["grpo", "dr_grpo"]
@@ -96,6 +96,59 @@ def group_statistics(
         "all_solved_share": solved / total,
         "all_other_share": (len(constant) - failed - solved) / total,
     }
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bootstrap: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation over the policy's own tokens (Schulman et al. 2015, arXiv:1506.02438).
+
+    delta_t = r_t + gamma V_next - V_t and A_t = delta_t + gamma lam A_next, where next is the policy's next token,
+    across the words of tools and users. `rewards`, `values` (V_t of the state before token t) and `mask` (1 on the
+    policy's tokens) are (B, T); `bootstrap` (B,) is the value after the last token: 0 where the task ended.
+    Returns `(advantages, returns)`, both (B, T), returns = advantages + values; 0 off the mask, whatever is there.
+    Raises ValueError for shapes that differ, and for gamma or lam outside [0, 1].
+    """
+    if not (rewards.shape == values.shape == mask.shape and bootstrap.shape == rewards.shape[:1]):
+        raise ValueError(
+            f"rewards {tuple(rewards.shape)}, values {tuple(values.shape)} and mask {tuple(mask.shape)} must have one "
+            f"shape (B, T), and bootstrap {tuple(bootstrap.shape)} the shape (B,)"
+        )
+    if not (0 <= gamma <= 1 and 0 <= lam <= 1):
+        raise ValueError(f"gamma and lam must lie in [0, 1], not {gamma} and {lam}")
+    policy = mask.bool()
+    advantages = torch.zeros_like(values)
+    next_value, next_advantage = bootstrap, torch.zeros_like(bootstrap)
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = delta + gamma * lam * next_advantage
+        own = policy[:, t]
+        advantages[:, t] = torch.where(own, advantage, 0.0)
+        next_value = torch.where(own, values[:, t], next_value)
+        next_advantage = torch.where(own, advantage, next_advantage)
+    return advantages, torch.where(policy, advantages + values, 0.0)
+
+
+def whiten(advantages: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+    """Advantages with mean 0 and standard deviation 1 over the tokens of the mask; 0 off it.
+
+    Both are of one shape, and are those of the whole batch, before it is cut into minibatches. The variance divides
+    by N - 1, as in TRL. Fewer than two tokens, or equal ones, are left as they are: they have no scale.
+    Raises ValueError for shapes that differ.
+    """
+    if advantages.shape != mask.shape:
+        raise ValueError(f"advantages {tuple(advantages.shape)} and mask {tuple(mask.shape)} must have one shape")
+    policy = mask.bool()
+    own = advantages[policy]
+    if _without_variance(own):
+        return torch.where(policy, advantages, 0.0)
+    return torch.where(policy, (advantages - own.mean()) / (own.std(correction=1) + epsilon), 0.0)
 
 
 def _check(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,21 @@ def policy_loss(
     return -torch.min(ratio * advantages, clipped * advantages)
 
 
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
+    """PPO's clipped value loss of each token: half the larger of two squared errors (as in openai/baselines).
+
+    .5 max((V - R)^2, (V_old + clamp(V - V_old, -clip, clip) - R)^2). All tensors are (B, T); returns (B, T), 0 where
+    the mask is 0 whatever stands there; only `values` receives a gradient. `clip` may be infinite.
+    Raises ValueError for shapes that differ.
+    """
+    _require_shape(values, old_values=old_values, returns=returns, mask=mask)
+    policy = mask.bool()
+    values = torch.where(policy, values, 0.0)
+    old_values, returns = (torch.where(policy, other.detach(), 0.0) for other in (old_values, returns))
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.max((values - returns).square(), (clipped - returns).square()) / 2
+
+
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLKind) -> Tensor:
     """Per-token estimate of KL(policy || reference) in nats, on tokens that the policy sampled.
 
