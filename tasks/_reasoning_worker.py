@@ -79,7 +79,8 @@ def _describe(library: Any, name: str, config: dict[str, Any]) -> dict[str, Any]
 def _make(request: dict[str, Any]) -> dict[str, Any]:
     """The first draw that belongs to the split: its index, question and answer; {} if there is none.
 
-    A few generators fail on a few indices: those are passed over, unless all are.
+    A few generators fail on a few indices, or name an answer that their own scorer does not pay in full: those
+    draws are passed over.
     """
     dataset = _dataset(request["dataset"], json.dumps(request["config"], sort_keys=True), request["seed"])
     problem: dict[str, Any] = {}
@@ -89,8 +90,8 @@ def _make(request: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # whatever a generator raises
             problem = {"failed": "generator", "error": repr(error)[:300]}
             continue
-        if _split(entry["question"]) == request["split"]:
-            gold = entry["answer"]
+        gold = entry["answer"]
+        if _split(entry["question"]) == request["split"] and (gold is None or dataset.score(index, str(gold)) >= 1):
             return {"index": index, "question": entry["question"], "answer": None if gold is None else str(gold)}
     return problem
 
