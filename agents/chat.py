@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from verigym.agents.syntaxes import SYNTAXES, Piece, PlainText, ToolSyntax, find_syntax
-from verigym.agents.syntaxes.syntax import join_text
+from verigym.agents.syntaxes import SYNTAXES, Piece, PlainText, ToolSyntax, find_syntax, join_text
 from verigym.agents.template import PROBE, Message, Template, with_call_ids
 from verigym.tasks.canonical import escape, parse_turn
 from verigym.tasks.errors import TemplateError
@@ -73,8 +72,8 @@ class Chat:
         text = self.template.render([self._inert(message) for message in opening], self._plain(list(tools)) or None)
         ids = self._encode(text)
         for turn, answers in _turns(messages[played:]):
-            ids += [*self._written(turn, ids), self.end_token_id]
-            ids += self.suffix(answers, ids[-1])
+            written = [*self._written(turn, ids), self.end_token_id]
+            ids += [*written, *self.suffix(answers, self.end_token_id, turn=written)]
         return ids
 
     def suffix(
@@ -291,7 +290,8 @@ def _as_syntax(syntax: str | ToolSyntax) -> ToolSyntax:
 
 def _is_played(message: Message) -> bool:
     """Whether a message is a turn with calls or reasoning."""
-    return message["role"] == "assistant" and escape(str(message["content"])) != message["content"]
+    content = str(message["content"])
+    return message["role"] == "assistant" and escape(content) != content
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, list[Message]]]:

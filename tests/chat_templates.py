@@ -86,6 +86,18 @@ _STRIPPED = "(message.content if loop.last else message.content.split('</think>'
 QWEN3 = _CHATML.replace("CONTENT", _STRIPPED).replace("OPENING", "")
 QWEN3_NO_THINKING = _CHATML.replace("CONTENT", _STRIPPED).replace("OPENING", "<think>\\n\\n</think>\\n\\n")
 QWQ = _CHATML.replace("CONTENT", _STRIPPED).replace("OPENING", "<think>\\n")
+# Opens reasoning after a user's message alone.
+QWQ_ONCE = QWQ.replace("<think>\\n' }}", "' + ('<think>\\n' if messages[-1].role == 'user' else '') }}")
+# Takes tool messages only after the call that they answer, and repeats its name.
+NAMES_RESULTS = CHATML.replace(
+    "{{- '\\n<tool_response>\\n'",
+    """{%- set called = namespace(turn=none) %}
+        {%- for earlier in messages[:loop.index0] if earlier.role == 'assistant' %}
+            {%- set called.turn = earlier %}
+        {%- endfor %}
+        {%- if not called.turn.tool_calls %}{{- raise_exception('nobody called a tool') }}{%- endif %}
+        {{- '\\nfunctions.' + called.turn.tool_calls[0].function.name + '\\n<tool_response>\\n'""",
+)
 
 LLAMA3 = """\
 {{- '<|begin_of_text|><|start_header_id|>system<|end_header_id|>\\n\\n' }}
@@ -275,6 +287,8 @@ SHAPES = {
     "qwen3": Shape(QWEN3, IM, "<|im_end|>", HERMES_TAGS + THINK_TAGS, "hermes"),
     "qwen3-no-thinking": Shape(QWEN3_NO_THINKING, IM, "<|im_end|>", HERMES_TAGS + THINK_TAGS, "hermes"),
     "qwq": Shape(QWQ, IM, "<|im_end|>", HERMES_TAGS + THINK_TAGS, "hermes"),
+    "qwq-once": Shape(QWQ_ONCE, IM, "<|im_end|>", HERMES_TAGS + THINK_TAGS, "hermes"),
+    "names-results": Shape(NAMES_RESULTS, IM, "<|im_end|>", HERMES_TAGS, "hermes"),
     "hermes-text": Shape(CHATML, IM, "<|im_end|>", (), "hermes"),
     "llama3": Shape(LLAMA3_JSON, (*LLAMA3_TOKENS, "<|python_tag|>"), "<|eot_id|>", (), "llama-json"),
     "llama3-pythonic": Shape(LLAMA3_PYTHONIC, LLAMA3_TOKENS, "<|eot_id|>", (), "pythonic"),

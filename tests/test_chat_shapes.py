@@ -208,6 +208,19 @@ def test_tools_are_refused_where_nobody_knows_how_they_are_called(chats: dict[st
         chats[name].prompt([USER], TOOLS)
 
 
+def test_a_template_that_marks_only_the_first_result_is_refused_for_results() -> None:
+    shape = SHAPES["r1"]
+    once = (
+        "{%- if not messages[:loop.index0] | selectattr('role', 'equalto', 'tool') | list %}{{- 'first' }}{%- endif %}"
+    )
+    tokenizer = shape.tokenizer()
+    tokenizer.chat_template = shape.template.replace("{{- '<｜output｜>'", once + "{{- '<｜output｜>'")
+    chat = Chat(tokenizer)
+    assert chat.suffix([USER], chat.end_token_id)
+    with pytest.raises(TemplateError, match="another history"):
+        chat.suffix([tool("42")], chat.end_token_id)
+
+
 @pytest.mark.parametrize("name", ["gemma", "phi3"])
 def test_a_template_that_leaves_tool_messages_out_is_refused_for_them(chats: dict[str, Chat], name: str) -> None:
     assert chats[name].suffix([USER], chats[name].end_token_id)

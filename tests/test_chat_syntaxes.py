@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from verigym.agents.chat import Chat
-from verigym.agents.syntaxes import SYNTAXES, Piece, ToolSyntax
-from verigym.agents.syntaxes.syntax import Call, call_markup
+from verigym.agents.syntaxes import SYNTAXES, Call, Piece, ToolSyntax, call_markup
 from verigym.agents.tiny import tiny_tokenizer
 from verigym.tasks.canonical import Turn, parse_turn, render_call
 from verigym.tasks.errors import TemplateError, UnknownNameError
@@ -265,6 +264,12 @@ def test_anything_but_literals_by_keyword_is_an_error_and_runs_nothing(arguments
 def test_pythonic_calls_in_prose_are_prose(written: str) -> None:
     turn = read("llama3-pythonic", written)
     assert (turn.calls, turn.errors, turn.content) == ((), (), written)
+
+
+def test_a_list_of_calls_with_something_after_it_runs_nothing() -> None:
+    turn = read("llama3-pythonic", "[f(x=1)] and [g(y=2)]")
+    assert not turn.calls
+    assert len(turn.errors) == 1
 
 
 def test_text_may_stand_beside_calls_between_markers() -> None:

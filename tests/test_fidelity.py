@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 from verigym.agents.agent import load_chat, save_checkpoint
 from verigym.agents.chat import Chat
 from verigym.agents.fidelity import check_chat
-from verigym.agents.syntaxes import Piece
+from verigym.agents.syntaxes import SYNTAXES, Piece
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.commands._check_model import check_model
 from verigym.tasks.errors import ConfigError
@@ -110,6 +110,22 @@ def test_a_syntax_that_loses_calls_is_found_out() -> None:
     assert not problems.pop("direct answer")
     assert all(problems.values())
     assert "cannot be written in the model's tool syntax" in problems["one call"]
+
+
+class OwnIds(type(SYNTAXES["mistral-ids"])):
+    """Calls with ids of the model's own making."""
+
+    def write_id(self, index: int) -> list[Piece]:
+        return [Piece("[CALL_ID]", "marker"), Piece(f"mine0000{index}")]
+
+
+def test_results_repeat_the_ids_that_the_model_gave() -> None:
+    chat = Chat(SHAPES["mistral-v11"].tokenizer(), syntax=OwnIds())
+    report = check_chat(chat)
+    assert report.faithful
+    parts = next(episode for episode in report.episodes if episode.name == "two calls in one turn").parts
+    results = chat.tokenizer.decode(list(parts[2].ids))
+    assert ["mine00000" in results, "mine00001" in results, "call0" in results] == [True, True, False]
 
 
 class Repeating(Chat):

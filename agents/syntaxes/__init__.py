@@ -4,10 +4,10 @@ from verigym.agents.syntaxes.hermes import Hermes, PlainText
 from verigym.agents.syntaxes.llama_json import LlamaJSON
 from verigym.agents.syntaxes.mistral import Mistral, MistralIds, MistralList
 from verigym.agents.syntaxes.pythonic import Pythonic, PythonicLFM2, PythonicLlama4
-from verigym.agents.syntaxes.syntax import Piece, ToolSyntax
+from verigym.agents.syntaxes.syntax import Call, Piece, ToolSyntax, call_markup, join_text
 from verigym.tasks.errors import UnknownNameError
 
-__all__ = ["SYNTAXES", "Piece", "PlainText", "ToolSyntax", "find_syntax"]
+__all__ = ["SYNTAXES", "Call", "Piece", "PlainText", "ToolSyntax", "call_markup", "find_syntax", "join_text"]
 
 SYNTAXES: dict[str, ToolSyntax] = {
     syntax.name: syntax
