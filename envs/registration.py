@@ -67,6 +67,63 @@ register(
         "chance": 0.042,  # the most common answer, 3: 10 of 242
     },
 )
+# The chance of a real set is the share of its most common answer, in the half of it that was at hand.
+register(
+    "verigym/MATH-v0",
+    kwargs={"task_set": "math", "instructions": BOXED, "max_tokens_per_turn": 4096, "chance": 0.0281},
+)
+register(
+    "verigym/SVAMP-v0",
+    kwargs={"task_set": "svamp", "split": "test", "instructions": BOXED, "chance": 0.0861},
+)
+register(
+    "verigym/GSMHard-v0",
+    kwargs={"task_set": "gsm_hard", "split": "test", "instructions": BOXED, "chance": 0.0137},
+)
+register(
+    "verigym/AQuA-v0",
+    kwargs={
+        "task_set": "aqua",
+        "verifier": "choice",
+        "instructions": "Put the letter of the right option in \\boxed{}.",
+        "chance": 0.272,  # five options, but not equally often right: 69 of 254 are A
+    },
+)
+register(
+    "verigym/OlympiadBench-v0",
+    kwargs={
+        "task_set": "olympiadbench",
+        "split": "test",
+        "instructions": "Put your final answer in \\boxed{}; several answers go into one box, separated by commas.",
+        "max_tokens_per_turn": 8192,
+        "chance": 0.0344,
+    },
+)
+register(
+    "verigym/CollegeMath-v0",
+    kwargs={
+        "task_set": "college_math",
+        "split": "test",
+        "instructions": BOXED,
+        "max_tokens_per_turn": 4096,
+        "chance": 0.0129,
+    },
+)
+register(
+    "verigym/Countdown-v0",
+    kwargs={"task_set": "countdown", "verifier": "countdown", "instructions": BOXED},
+)
+register(
+    "verigym/ReasoningGym-v0",
+    kwargs={
+        "task_set": "reasoning_gym",
+        "verifier": "reasoning_gym",
+        "instructions": "Put your final answer between <answer> and </answer>.",
+        "max_tokens_per_turn": 4096,
+        "chance": "verigym.tasks.reasoning_gym:chance",
+    },
+)
+register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})
 register(
     "verigym/Arithmetic-v0",
     kwargs={
