@@ -124,14 +124,17 @@ class Grader:
     def _parse_fast(self, latex: str, is_real: bool | None) -> Any:
         """What the full grammar makes of it, four times as fast; raises where it would need the full context."""
         converter = self._latex2sympy._Latex2Sympy(is_real=is_real)
-        parser_of = converter.create_parser
+        parser_of, number_of = converter.create_parser, converter.parse_number
 
         def create_parser(text: str) -> Any:
             parser = parser_of(text)
             parser._interp.predictionMode = self._fast_mode
             return parser
 
-        converter.create_parser = create_parser
+        def parse_number(text: str) -> Any:
+            return self._sympy.Integer(int(text)) if text.isascii() and text.isdigit() else number_of(text)
+
+        converter.create_parser, converter.parse_number = create_parser, parse_number
         return converter.parse(_BARE_POWER.sub(lambda match: f"{{{match[1]}}}" if match[1] else match[0], latex))
 
     def _numeric_eq(self, a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
