@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from verigym.cli import main
 from verigym.tasks.errors import ConfigError, UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict, Verifier
+from verigym.verifiers._latex import COMMA, split_top
+
+OLYMPIAD = Path(__file__).parent.parent.parent / "shared/data/olympiadbench_oe_to_maths_en/olympiadbench_even.jsonl"
 
 
 def judge(verifier: Verifier, text: str, target: Any = "42", **metadata: Any) -> Verdict:
@@ -145,6 +149,42 @@ def test_answer_block_is_where_the_answer_is_sought():
         assert judge(verifier, "<answer>41</answer> 42").reward == 0
     assert judge(verifiers.make("math"), r"<answer>So it is \boxed{42}</answer>").reward == 1
     assert judge(verifiers.make("math"), "<answer>41</answer><answer>42</answer>").outcome is Outcome.UNPARSEABLE
+
+
+def olympiad() -> list[tuple[dict[str, Any], Task]]:
+    if not OLYMPIAD.exists():
+        pytest.skip(f"no real data at {OLYMPIAD}")
+    rows = [json.loads(line) for line in OLYMPIAD.read_text().splitlines()]
+    return [
+        (
+            row,
+            Task(
+                str(row["id"]), row["question"], row["final_answer"][0], {"tolerance": float(row["error"] or 0) or None}
+            ),
+        )
+        for row in rows
+    ]
+
+
+def test_golds_of_olympiadbench_earn_full_reward_with_their_unit_and_in_any_order():
+    verifier, pairs = verifiers.make("math"), []
+    for row, task in olympiad():
+        pairs += [(Submission(gold), task) for gold in verifier.golds(task)]
+        plain = task.target.replace("$", "").strip(" .")
+        if row["unit"]:
+            pairs.append((Submission(rf"\boxed{{{plain} {row['unit'].replace('%', chr(92) + '%')}}}"), task))
+        if row["is_multiple_answer"]:
+            pairs.append((Submission(rf"\boxed{{{', '.join(reversed(split_top(plain, COMMA)))}}}"), task))
+    assert len(pairs) > 380
+    assert [pair for pair, verdict in zip(pairs, verifier.verify_many(pairs), strict=True) if verdict.reward != 1] == []
+
+
+def test_one_answer_of_several_is_wrong():
+    verifier = verifiers.make("math")
+    several = [task for row, task in olympiad() if row["is_multiple_answer"]]
+    parts = [(task, split_top(task.target.replace("$", "").strip(" ."), COMMA)) for task in several]
+    pairs = [(Submission(rf"\boxed{{{', '.join(answers[1:])}}}"), task) for task, answers in parts]
+    assert {verdict.reward for verdict in verifier.verify_many(pairs)} == {0.0}
 
 
 # format
