@@ -155,14 +155,10 @@ def olympiad() -> list[tuple[dict[str, Any], Task]]:
     if not OLYMPIAD.exists():
         pytest.skip(f"no real data at {OLYMPIAD}")
     rows = [json.loads(line) for line in OLYMPIAD.read_text().splitlines()]
+    tolerances = [{"tolerance": float(row["error"])} if row["error"] else {} for row in rows]
     return [
-        (
-            row,
-            Task(
-                str(row["id"]), row["question"], row["final_answer"][0], {"tolerance": float(row["error"] or 0) or None}
-            ),
-        )
-        for row in rows
+        (row, Task(str(row["id"]), row["question"], row["final_answer"][0], tolerance))
+        for row, tolerance in zip(rows, tolerances, strict=True)
     ]
 
 
