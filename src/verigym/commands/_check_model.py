@@ -17,12 +17,12 @@ def check_model(path: str) -> int:
 
     Raises ConfigError if there is no checkpoint at `path`. Its weights are not read.
     """
-    print(f"model {path}")
     try:
         _, chat = load_chat(path)
     except TemplateError as error:
-        print(f"NOT FAITHFUL: {error}")
+        print(f"model {path}\nNOT FAITHFUL: {error}")
         return 1
+    print(f"model {path}")
     _describe(chat)
     report = check_chat(chat)
     for episode in report.episodes:
