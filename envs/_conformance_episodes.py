@@ -7,7 +7,7 @@ import math
 import random
 import sys
 import warnings
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from gymnasium.utils.env_checker import check_env
 from verigym.envs._conformance_probe import (
     ANSWER,
     MALFORMED,
-    Broken,
     Subject,
     Turn,
     Unchecked,
@@ -29,6 +28,7 @@ from verigym.envs._conformance_probe import (
     plain,
     play,
     script,
+    sentence,
     started,
 )
 from verigym.envs.null_policies import random_call
@@ -37,21 +37,8 @@ from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import EnvUsageError, SnapshotError, VerigymError
 from verigym.verifiers.verdict import Outcome, Verdict
 
-CheckFunction = Callable[[Subject], None]
-SENTENCES: dict[str, CheckFunction] = {}
-
 _ROLES = ("system", "user", "assistant", "tool")
 _SEEDS = (11, 12, 13)
-
-
-def sentence(text: str) -> Callable[[CheckFunction], CheckFunction]:
-    """Names a check by what it checks. It raises Broken or Unchecked; another exception breaks the sentence, too."""
-
-    def add(function: CheckFunction) -> CheckFunction:
-        SENTENCES[text] = function
-        return function
-
-    return add
 
 
 # Form.
@@ -282,7 +269,7 @@ def _tampered(subject: Subject) -> None:
     if "task_hash" in snapshot:
         changes["another task's hash"] = {**snapshot, "task_hash": "0"}
     for what, changed in changes.items():
-        reset = lambda changed=changed: subject.bare().reset(options={"snapshot": changed})  # noqa: E731
+        reset = partial(subject.bare().reset, options={"snapshot": changed})
         expect_raises(SnapshotError, reset, f"restoring a snapshot with {what}")
 
 
@@ -388,7 +375,6 @@ def _options(subject: Subject) -> None:
     env = subject.bare()
     for options in ({"tsak": "x"}, {"task": "no such task \ud800"}):
         name = next(iter(options))
-        error = expect_raises(VerigymError, lambda options=options: env.reset(options=options), f"reset with {name}")
+        error = expect_raises(VerigymError, partial(env.reset, options=options), f"reset with {name}")
         expect("\n" not in str(error), f"reset with {name} raises an error of several lines")
-    if not play(env, seed=1):
-        raise Broken("no episode after a refused reset")
+    play(env, seed=1)

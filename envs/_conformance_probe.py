@@ -95,6 +95,20 @@ class Subject:
                 self._made.pop().close()
 
 
+CheckFunction = Callable[[Subject], None]
+SENTENCES: dict[str, CheckFunction] = {}
+
+
+def sentence(text: str) -> Callable[[CheckFunction], CheckFunction]:
+    """Names a check by what it checks. It raises Broken or Unchecked; another exception breaks the sentence, too."""
+
+    def add(function: CheckFunction) -> CheckFunction:
+        SENTENCES[text] = function
+        return function
+
+    return add
+
+
 def expect(holds: bool, seen: str) -> None:
     """Raises Broken with what was seen if something does not hold."""
     if not holds:

@@ -20,7 +20,7 @@ import psutil
 
 from verigym.envs._conformance_episodes import episodes
 from verigym.envs._conformance_probe import Broken, Subject, Unchecked, said_of
-from verigym.envs._conformance_trust import SENTENCES
+from verigym.envs._conformance_sentences import SENTENCES
 from verigym.envs.registration import load_plugins
 from verigym.tasks.errors import VerigymError
 

@@ -26,7 +26,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector.utils.misc import CloudpickleWrapper
 
-from verigym.envs._conformance_trust import SENTENCES
+from verigym.envs._conformance_sentences import SENTENCES
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, ConformanceError
 

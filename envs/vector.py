@@ -50,7 +50,7 @@ class ThreadVectorEnv(SyncVectorEnv):
         self._refuse_if_closed()
         seeds, (mask, given) = self._seeds(seed), self._mask(options)
         results = self._in_threads(
-            {index: partial(self.envs[index].reset, seed=seeds[index], options=given) for index in np.flatnonzero(mask)}
+            {index: partial(self.envs[index].reset, seed=seeds[index], options=given) for index in _where(mask)}
         )
         for ended in (self._terminations, self._truncations, self._autoreset_envs):
             ended[mask] = False
@@ -64,7 +64,7 @@ class ThreadVectorEnv(SyncVectorEnv):
         """Steps all environments; one that ended before is reset instead (mode "NextStep")."""
         self._refuse_if_closed()
         if self.autoreset_mode is AutoresetMode.DISABLED and self._autoreset_envs.any():
-            over = ", ".join(map(str, np.flatnonzero(self._autoreset_envs)))
+            over = ", ".join(map(str, _where(self._autoreset_envs)))
             raise EnvUsageError(f'environments that ended must be reset first (options["reset_mask"]): {over}')
         turns = list(iterate(self.action_space, actions))
         if isinstance(actions, str) or len(turns) != self.num_envs:
@@ -134,6 +134,10 @@ class ThreadVectorEnv(SyncVectorEnv):
     def _refuse_if_closed(self) -> None:
         if self._ended.is_set():
             raise EnvClosedError("the environments were closed")
+
+
+def _where(mask: Any) -> list[int]:
+    return [int(index) for index in np.flatnonzero(mask)]
 
 
 def _named(error: BaseException, index: int, count: int) -> BaseException:

@@ -9,7 +9,7 @@ import pytest
 
 from verigym.cli import main
 from verigym.envs import conformance, registration
-from verigym.envs._conformance_trust import SENTENCES
+from verigym.envs._conformance_sentences import SENTENCES
 from verigym.envs.conformance import assert_conforms, check, checks
 from verigym.tasks.errors import ConfigError, ConformanceError, UnknownNameError
 
