@@ -51,7 +51,7 @@ class Check:
     def _check_model(self, path: str) -> int:
         if self.id is not None or self.source or self.option or self.split is not None:
             raise ConfigError("--model checks a model and nothing else: leave the environment out")
-        from verigym.commands._check_model import check_model  # type: ignore[import-not-found]
+        from verigym.commands._check_model import check_model
 
         return int(check_model(path))
 
