@@ -25,10 +25,12 @@ from typing import Annotated, Any
 import psutil
 import tyro
 
+from verigym.tasks import _pool as processes
+from verigym.tasks._boxed import boxed_contents
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, _pool
-from verigym.verifiers.extract import boxed_contents, math_answer
+from verigym.verifiers.extract import math_answer
 from verigym.verifiers.math import MathVerifier
 
 SLOW = r"\frac{1}{1+" * 20 + "1" + "}" * 20
@@ -173,7 +175,7 @@ def accuracy(options: Options) -> None:
 @contextmanager
 def cpu_times() -> Iterator[list[float]]:
     """The CPU time that each question took its worker, appended as they are answered or given up."""
-    ask, used = _pool._Worker.ask, []
+    ask, used = processes._Worker.ask, []
 
     def timed(worker: Any, question: Any, budget: Any) -> dict[str, Any]:
         started = worker._cpu_time() if worker._ready else None
@@ -183,11 +185,11 @@ def cpu_times() -> Iterator[list[float]]:
             if started is not None:
                 used.append(worker._cpu_time() - started)
 
-    _pool._Worker.ask = timed  # type: ignore[method-assign]
+    processes._Worker.ask = timed  # type: ignore[method-assign]
     try:
         yield used
     finally:
-        _pool._Worker.ask = ask  # type: ignore[method-assign]
+        processes._Worker.ask = ask  # type: ignore[method-assign]
 
 
 def throughput(options: Options) -> None:

@@ -1,6 +1,6 @@
 """The Gymnasium side: text environments and their ids.
 
-Light on purpose: `TextEnv` and `QuestionEnv` are imported on first use, the ids on import.
+Light on purpose: classes and functions are imported on first use, the ids on import.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING, Any
 from verigym.envs.registration import register, registered_ids
 
 if TYPE_CHECKING:
+    from verigym.envs.conformance import assert_conforms
     from verigym.envs.question import QuestionEnv
     from verigym.envs.text_env import Budget, Reply, TextEnv
+    from verigym.envs.vector import ThreadVectorEnv
 
-__all__ = ["Budget", "QuestionEnv", "Reply", "TextEnv", "register", "registered_ids"]
+__all__ = [
+    "Budget",
+    "QuestionEnv",
+    "Reply",
+    "TextEnv",
+    "ThreadVectorEnv",
+    "assert_conforms",
+    "register",
+    "registered_ids",
+]
 
-_LAZY = {"QuestionEnv": "question", "Budget": "text_env", "Reply": "text_env", "TextEnv": "text_env"}
+_LAZY = {
+    "Budget": "text_env",
+    "QuestionEnv": "question",
+    "Reply": "text_env",
+    "TextEnv": "text_env",
+    "ThreadVectorEnv": "vector",
+    "assert_conforms": "conformance",
+}
 
 
 def __getattr__(name: str) -> Any:

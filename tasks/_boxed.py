@@ -3,19 +3,33 @@ r"""Finds the `\boxed{}` answers in LaTeX text. Pure, linear in the length of th
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-# an answer longer than this is refused anyway; it keeps hostile texts from costing more than linear time
+# a longer answer is refused anyway; the limits keep hostile texts from costing more than linear time
 MAX_UNCLOSED_BOXES = 5
-MAX_BOX_LENGTH = 20_000
+MAX_BOX_LENGTH = 4_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _BARE = re.compile(r"[^\s${}]+")
 _BRACES = re.compile(r"\\[\\{}]|[{}]")
 
 
+class Box(NamedTuple):
+    """A box is `text[start:end]`."""
+
+    start: int
+    end: int
+    content: str
+
+
 def boxed_contents(text: str) -> list[str]:
-    r"""The contents of the outermost `\boxed` and `\fbox`, in order; one that never closes is no box."""
-    contents: list[str] = []
+    """The contents of the boxes, in order."""
+    return [box.content for box in find_boxes(text)]
+
+
+def find_boxes(text: str) -> list[Box]:
+    r"""The outermost `\boxed` and `\fbox`, in order; one that never closes is no box."""
+    boxes: list[Box] = []
     position = unclosed = 0
     while match := _BOX.search(text, position):
         position = match.end()
@@ -26,12 +40,12 @@ def boxed_contents(text: str) -> list[str]:
                 if unclosed > MAX_UNCLOSED_BOXES:
                     break
                 continue
-            contents.append(text[position + 1 : end])
+            boxes.append(Box(match.start(), end + 1, text[position + 1 : end]))
             position = end
         elif bare := _BARE.match(text, position):
-            contents.append(bare.group().rstrip(".,;"))
+            boxes.append(Box(match.start(), bare.end(), bare.group().rstrip(".,;")))
             position = bare.end()
-    return contents
+    return boxes
 
 
 def _closing_brace(text: str, start: int) -> int | None:

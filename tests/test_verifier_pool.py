@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from verigym import verifiers
+from verigym.tasks import _pool as processes
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict, _pool
 from verigym.verifiers.math import MathVerifier
@@ -91,17 +92,21 @@ def test_answer_that_crashes_two_workers_is_the_submissions_error(verifier):
 
 
 def test_answer_that_needs_too_much_memory_is_the_submissions_error(verifier):
-    for worker in _pool.shared_pool()._idle:
+    starved = list(_pool.shared_pool()._idle)
+    for worker in starved:
         process = psutil.Process(worker._process.pid)
         size = process.memory_info().vms
         process.rlimit(psutil.RLIMIT_AS, (size, size))
     verdict = ask(verifier, SLOW + "+3", "1")
     assert (verdict.outcome, verdict.reward) == (Outcome.ERROR, 0.0)
     assert "memory" in verdict.reason or "crashes" in verdict.reason
+    for worker in starved:
+        worker._process.kill()
+        worker._process.wait()
 
 
 def test_stopped_worker_is_given_up_after_the_wall_limit(verifier, monkeypatch):
-    monkeypatch.setattr(_pool, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "STALL_SECONDS", 0.5)
     thread = while_busy(send(signal.SIGSTOP), times=2)
     verdict = ask(verifier, SLOW, "1")
     thread.join()
@@ -109,7 +114,7 @@ def test_stopped_worker_is_given_up_after_the_wall_limit(verifier, monkeypatch):
 
 
 def test_worker_ends_itself_when_nobody_watches_its_time(verifier, monkeypatch):
-    monkeypatch.setattr(_pool._Worker, "_cpu_time", lambda worker: 0.0)
+    monkeypatch.setattr(processes._Worker, "_cpu_time", lambda worker: 0.0)
     assert ask(verifier, SLOW + "+1", "1").outcome is Outcome.TIMEOUT
 
 

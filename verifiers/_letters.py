@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from verigym.tasks._boxed import boxed_contents
 from verigym.verifiers import _guard, _latex, _numbers
 from verigym.verifiers._latex import canonical, tidy
 from verigym.verifiers._units import split_unit
-from verigym.verifiers.extract import MAX_DIFFERENT_BOXES, answer_block, boxed_contents, math_answer
+from verigym.verifiers.extract import MAX_DIFFERENT_BOXES, answer_block, math_answer
 
 MAX_REPLY_LENGTH = 300
 

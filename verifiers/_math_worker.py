@@ -1,30 +1,15 @@
-r"""The worker process of the math verifier: reads pairs of LaTeX expressions, says whether they are equal.
+r"""What a math worker does: reads two LaTeX expressions, says whether they are equal.
 
-Run as a file with `python -I`; imports nothing of the package. Frames on stdin and stdout are a 4-byte
-length and JSON: {"gold", "answer", "tolerance", "cpu_seconds"} in, {"equal"} or {"failed"} out. Nothing here
-evaluates text as Python: LaTeX goes through a grammar. The time limit is the parent's; the limits set here
-are the second line.
+Loaded by `tasks/_worker.py`; imports nothing of the package. A request is {"gold", "answer", "tolerance"}, a reply
+{"equal"}. Nothing here evaluates text as Python: LaTeX goes through a grammar.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import logging
-import os
 import re
-import resource
-import select
-import signal
-import struct
-import sys
 from functools import lru_cache
 from typing import Any
-
-MEMORY_BYTES = 1 << 30
-GRACE_SECONDS = 0.1  # so that the parent, which is polite, comes first
-IDLE_CHECK_SECONDS = 2.0
 
 # a decimal stands for a number within 5e-7 and within a millionth of it; exact numbers agree to 25 digits
 ABSOLUTE, RELATIVE, EXACT = 5e-7, 1e-6, 1e-25
@@ -36,45 +21,6 @@ _WARM_UP = (
     r"\frac{a}{b+c}", r"\sin(x) + \cos(2x)", r"x \le 5", "3^{10} - 1", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
     "-2 + 7i", r"\log_2(5)", "n!", "a_1 + a_{2}", r"\{1, 2, 3\}", "f(x) = x^3",
 )  # fmt: skip
-
-
-def read_frame(descriptor: int, parent: int) -> dict[str, Any] | None:
-    """The next request; None at the end of the stream or when the parent is gone."""
-    while not select.select([descriptor], [], [], IDLE_CHECK_SECONDS)[0]:
-        if os.getppid() != parent:  # a forked sibling may hold our pipe open after the parent's death
-            return None
-    header = _read_exactly(descriptor, 4)
-    body = _read_exactly(descriptor, struct.unpack(">I", header)[0]) if header else None
-    return json.loads(body) if body else None
-
-
-def _read_exactly(descriptor: int, size: int) -> bytes | None:
-    data = b""
-    while len(data) < size:
-        chunk = os.read(descriptor, size - len(data))
-        if not chunk:
-            return None
-        data += chunk
-    return data
-
-
-def write_frame(descriptor: int, message: dict[str, Any]) -> None:
-    body = json.dumps(message).encode()
-    frame = struct.pack(">I", len(body)) + body
-    while frame:
-        frame = frame[os.write(descriptor, frame) :]
-
-
-def die_with_parent(descriptor: int, busy: bool) -> None:
-    """While busy, the closing of our stdin (the parent's death) kills us by SIGIO, even inside C code."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    flag = getattr(os, "O_ASYNC", 0)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | flag if busy else flags & ~flag)
-
-
-def limit_cpu_time(seconds: float) -> None:
-    """SIGPROF kills this process when it has used so much CPU time, even inside C code; 0 takes it back."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 class Grader:
@@ -181,35 +127,7 @@ class Grader:
         return self._sympy.MatrixBase, self._sympy.MatrixExpr
 
 
-def answer_request(grader: Grader, request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {"equal": grader.equal(request["gold"], request["answer"], request["tolerance"])}
-    except MemoryError:
-        return {"failed": "memory"}
-    except Exception as error:  # the grammar and sympy raise whatever they like on text that is no mathematics
-        return {"failed": "memory" if "MemoryError" in repr(error) else "unreadable"}
-
-
-def main() -> None:
-    parent = os.getppid()
-    requests, replies = 0, os.dup(1)
-    os.dup2(2, 1)  # a library that prints must not break the frames
-    sys.path.extend(sys.argv[1:])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def load() -> Any:
+    """The function of a request to a reply."""
     grader = Grader()
-    with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    write_frame(replies, {"ready": True})
-    while request := read_frame(requests, parent):
-        limit_cpu_time(request["cpu_seconds"] + GRACE_SECONDS)
-        die_with_parent(requests, busy=True)
-        reply = answer_request(grader, request)
-        die_with_parent(requests, busy=False)
-        limit_cpu_time(0)
-        write_frame(replies, reply)
-
-
-if __name__ == "__main__":
-    main()
+    return lambda request: {"equal": grader.equal(request["gold"], request["answer"], request["tolerance"])}

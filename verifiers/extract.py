@@ -8,19 +8,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+
+from verigym.tasks._boxed import Box, find_boxes
 
 MAX_DIFFERENT_BOXES = 3
 # an answer longer than these is refused anyway; they keep hostile texts from costing more than linear time
-MAX_UNCLOSED_BOXES = 5
-MAX_BOX_LENGTH = 4_000
 MAX_SENTENCE_LENGTH = 4_000
 MAX_TAIL_LENGTH = 6_000
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _AND_TEXT = re.compile(r"(?:\s|\\quad|\\ |,)*\\text\{\s*(?:and|or)\s*\}(?:\s|\\quad|\\ )*")
-_BARE = re.compile(r"[^\s${}]+")
-_BRACES = re.compile(r"\\[\\{}]|[{}]")
 _CUE = re.compile(
     r"(?:the\s+|my\s+)?(?:final\s+answer|answer)(?:\s+(?:to|of|for)\s[^.:\n]{0,80}?)?\s*(?:is\b|:|=)|####",
     re.IGNORECASE,
@@ -74,7 +70,7 @@ def math_answer(text: str, *, latex: bool = False) -> Extraction:
 
 
 def _answer_in(text: str, latex: bool) -> Extraction:
-    boxes = _joined(text, _boxes(text))
+    boxes = _joined(text, find_boxes(text))
     if len({"".join(box.split()) for box in boxes}) > MAX_DIFFERENT_BOXES:
         return Extraction(None, f"more than {MAX_DIFFERENT_BOXES} different boxed answers")
     if boxes:
@@ -88,38 +84,7 @@ def _answer_in(text: str, latex: bool) -> Extraction:
     return Extraction(None, r"no \boxed{} answer and no 'the answer is'")
 
 
-def boxed_contents(text: str) -> list[str]:
-    r"""The contents of the outermost `\boxed` and `\fbox`, in order; one that never closes is no box."""
-    return [box.content for box in _boxes(text)]
-
-
-class _Box(NamedTuple):
-    start: int
-    end: int
-    content: str
-
-
-def _boxes(text: str) -> list[_Box]:
-    boxes: list[_Box] = []
-    position = unclosed = 0
-    while match := _BOX.search(text, position):
-        position = match.end()
-        if text[position : position + 1] == "{":
-            end = _closing_brace(text, position)
-            if end is None:
-                unclosed += 1
-                if unclosed > MAX_UNCLOSED_BOXES:
-                    break
-                continue
-            boxes.append(_Box(match.start(), end + 1, text[position + 1 : end]))
-            position = end
-        elif bare := _BARE.match(text, position):
-            boxes.append(_Box(match.start(), bare.end(), bare.group().rstrip(".,;")))
-            position = bare.end()
-    return boxes
-
-
-def _joined(text: str, boxes: list[_Box]) -> list[str]:
+def _joined(text: str, boxes: list[Box]) -> list[str]:
     r"""The boxed answers; `\boxed{2} \text{ and } \boxed{3}` is one, the list of the two."""
     answers: list[str] = []
     for before, box in zip([None, *boxes], boxes, strict=False):
@@ -128,22 +93,6 @@ def _joined(text: str, boxes: list[_Box]) -> list[str]:
         else:
             answers.append(box.content)
     return answers
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    end = text.find("}", start)
-    if end < 0 or ("{" not in text[start + 1 : end] and text[end - 1] != "\\"):
-        return end if end >= 0 else None  # flat, as most are
-    depth = 0
-    for match in _BRACES.finditer(text, start, start + MAX_BOX_LENGTH):
-        found = match.group()
-        if found == "{":
-            depth += 1
-        elif found == "}":
-            depth -= 1
-            if depth == 0:
-                return match.start()
-    return None
 
 
 def _after_cue(text: str) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from verigym.tasks._boxed import boxed_contents
 from verigym.tasks.errors import ConfigError
 from verigym.tasks.task import Task
-from verigym.verifiers.extract import boxed_contents
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Literal
 
+from verigym.tasks._boxed import boxed_contents
+from verigym.tasks._pool import AnswerCrash, AnswerTimeout, Budget, Cancelled, PoolFailure
 from verigym.tasks.errors import UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _guard, _pool
@@ -22,7 +24,7 @@ from verigym.verifiers._latex import canonical, fold_unicode
 from verigym.verifiers._numbers import Tolerance
 from verigym.verifiers._restated import restated
 from verigym.verifiers._units import drop_prompt_unit
-from verigym.verifiers.extract import answer_text, boxed_contents, math_answer
+from verigym.verifiers.extract import answer_text, math_answer
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
@@ -106,19 +108,19 @@ class MathVerifier(Verifier):
             return Verdict.infra_error("the verifier was closed", **details)
         try:
             return self._compare(golds, found.answer, task, details, self._oracle(tolerance, workers))
-        except _pool.AnswerTimeout:
+        except AnswerTimeout:
             why = f"comparing the answer took more than {_pool.CPU_SECONDS:g} s of CPU time"
             return _verdict(Outcome.TIMEOUT, why, details)
-        except _pool.AnswerCrash as error:
+        except AnswerCrash as error:
             return _verdict(Outcome.ERROR, str(error), details)
-        except _pool.Cancelled:
+        except Cancelled:
             return Verdict.infra_error("the verifier was closed", **details)
-        except (_pool.PoolFailure, OSError) as error:
+        except (PoolFailure, OSError) as error:
             return Verdict.infra_error(f"no worker could compare the answer: {error}", **details)
 
     def _oracle(self, tolerance: Tolerance | None, workers: bool) -> _RulesOf:
         """The rules for one answer, whose comparisons share its budget, by gold answer."""
-        budget = _pool.Budget(self._closed)
+        budget = Budget(self._closed, _pool.CPU_SECONDS)
         bound = float(tolerance.absolute) if tolerance else None
 
         def oracle(gold: str, given: str) -> bool:
@@ -194,12 +196,12 @@ def _tolerance(task: Task) -> Tolerance | None:
         raise VerifierInputError(f"the tolerance of task '{task.id}' {error}") from error
 
 
-def _equal_by_worker(question: _pool.Question, budget: _pool.Budget, workers: bool) -> bool:
+def _equal_by_worker(question: _pool.Question, budget: Budget, workers: bool) -> bool:
     known = _known.get(question)
     if known is None:
         if not workers:
             raise _NeedsWorker
-        known = _pool.shared_pool().equal(question, budget)
+        known = _pool.equal(question, budget)
         if len(_known) >= MAX_KNOWN:
             _known.clear()
         if len(question.answer) <= MAX_KNOWN_LENGTH:

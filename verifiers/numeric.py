@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from verigym.tasks._boxed import boxed_contents
 from verigym.tasks.errors import ConfigError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _guard
@@ -11,7 +12,7 @@ from verigym.verifiers._equal import Rules, equal
 from verigym.verifiers._latex import tidy
 from verigym.verifiers._numbers import Tolerance, exact_number
 from verigym.verifiers._units import split_unit
-from verigym.verifiers.extract import answer_text, boxed_contents, math_answer
+from verigym.verifiers.extract import answer_text, math_answer
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
