@@ -32,7 +32,7 @@ from verigym.tasks.task import Task, TaskSet
 class Level(NamedTuple):
     """How many numbers, up to which, and the largest goal."""
 
-    count: int
+    numbers: int
     largest: int
     goal: int
 
@@ -67,7 +67,7 @@ def _make(index: int, *, name: str, split: str, seed: int, level: int, prefix: s
 
 def _draw(level: Level, rng: np.random.Generator) -> Puzzle | None:
     """A random puzzle; None if its goal is too large, or one of the numbers."""
-    numbers = [int(number) for number in rng.integers(1, level.largest + 1, size=level.count)]
+    numbers = [int(number) for number in rng.integers(1, level.largest + 1, size=level.numbers)]
     terms = [(number, str(number)) for number in numbers]
     while len(terms) > 1:
         first, second = (terms.pop(int(rng.integers(len(terms)))) for _ in range(2))

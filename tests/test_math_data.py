@@ -137,7 +137,7 @@ def test_countdown_has_solutions_and_disjoint_splits(level: int) -> None:
         seen[split] = {(tuple(sorted(t.metadata["numbers"])), t.metadata["goal"]) for t in task_set}
         for task in task_set:
             assert verifier.verify(Submission(verifier.golds(task)[0]), task).reward == 1.0
-            assert len(task.metadata["numbers"]) == countdown.LEVELS[level - 1].count
+            assert len(task.metadata["numbers"]) == countdown.LEVELS[level - 1].numbers
     assert not seen["train"] & seen["test"]
     assert (
         tasks.load("countdown", level=level, size=9).fingerprint

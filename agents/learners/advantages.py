@@ -53,7 +53,7 @@ def informative_groups(rewards: Tensor, group_ids: Tensor) -> Tensor:
     Dynamic sampling keeps these (Yu et al. 2025, DAPO, arXiv:2503.14476). Shapes and errors as `group_advantages`.
     """
     rewards, valid = _check(rewards, group_ids)
-    groups = group_ids.unique()
+    groups: Tensor = group_ids.unique()
     varied = [not _without_variance(rewards[(group_ids == group_id) & valid]) for group_id in groups]
     return groups[torch.tensor(varied, dtype=torch.bool)]
 
