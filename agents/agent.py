@@ -77,13 +77,17 @@ def resolve_device(device: str) -> str:
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """A causal language model from a hub id or a folder. Raises ConfigError, in one line, if there is none."""
+    return load_checkpoint(AutoModelForCausalLM, path, dtype=dtype).to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_checkpoint(kind: Any, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Any:
+    """What `kind.from_pretrained` makes of a hub id or a folder. Raises ConfigError, in one line."""
     _require_checkpoint(path)
     try:
         with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+            return kind.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"cannot load a model from '{path}': {_first_line(error)}") from error
-    return model.to(device).eval()  # type: ignore[no-any-return]
 
 
 def save_checkpoint(path: str | Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:

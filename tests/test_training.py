@@ -1,6 +1,7 @@
 """Runs from end to end: reproducible, resumable, stoppable, and clear about what went wrong."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -220,6 +221,20 @@ def test_a_mixture_follows_its_weights_and_plays_every_task_once_a_pass() -> Non
     half, between = sampler.plan(sampler.start, 150, 2)
     rest, end = sampler.plan(between, 250, 2)
     assert (half + rest, end) == (plans, position)
+
+
+def test_ppo_runs_and_resumes_to_the_bit(warm_start: Path, tmp_path: Path) -> None:
+    ppo = {"lr": 3e-4, "critic_lr": 1e-3, "critic_warmup": 1, "minibatches": 2, "kl_coefficient": 0.01}
+    changes = {"learner": "ppo", "ppo": ppo, "group_size": 1, "groups": 12, "steps": 3, "checkpoint_every": 1}
+    whole = train(small(warm_start, tmp_path / "whole", **changes))
+    first = train(small(warm_start, tmp_path / "part", **changes | {"steps": 1}))
+    assert same_weights(weights(first.folder), load_file(warm_start / "model.safetensors"))  # the critic's warm-up
+    resume(first.folder, steps=3)
+    rows = [row for row in figures(whole.folder) if "loss" in row]
+    assert [row for row in figures(first.folder) if "loss" in row] == rows
+    assert same_weights(weights(first.folder), weights(whole.folder))
+    assert not same_weights(weights(whole.folder), load_file(warm_start / "model.safetensors"))
+    assert all(math.isfinite(row["explained_variance"]) for row in rows)
 
 
 def test_dynamic_sampling_fills_the_batch_with_groups_that_differ(warm_start: Path, tmp_path: Path) -> None:

@@ -80,16 +80,23 @@ class MicroBatch:
         self.sampler_logprobs = self._policy([episode.logprobs for episode in episodes], places, device)
         lengths = np.repeat(self.counts, self.counts)
         self.lengths = torch.from_numpy(lengths).to(device)  # (M,) policy tokens of its episode
-        self.advantages = self._flat(sequences.advantages, device)
-        self.old_logprobs = None if sequences.old_logprobs is None else self._flat(sequences.old_logprobs, device)
-        self.ref_logprobs = None if sequences.ref_logprobs is None else self._flat(sequences.ref_logprobs, device)
+        self.advantages = self.flat(sequences.advantages)
+        self.old_logprobs = None if sequences.old_logprobs is None else self.flat(sequences.old_logprobs)
+        self.ref_logprobs = None if sequences.ref_logprobs is None else self.flat(sequences.ref_logprobs)
 
     def _policy(self, values: Sequence[NDArray[Any]], places: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
         flat = np.concatenate([value[part] for value, part in zip(values, places, strict=True)])
         return torch.from_numpy(flat).to(device)  # (M,)
 
-    def _flat(self, values: Sequence[Values], device: torch.device) -> Tensor:
-        return torch.from_numpy(np.concatenate([values[i] for i in self.indices])).to(device)  # (M,)
+    def flat(self, values: Sequence[Values]) -> Tensor:
+        """Those of `values`, an array of one for each policy token of each episode, that belong here: (M,)."""
+        return torch.from_numpy(np.concatenate([values[i] for i in self.indices])).to(self.token_ids.device)
+
+    @property
+    def last(self) -> Tensor:
+        """Where the last token of each episode is among the N."""
+        ends = [int(self.layout.places[row][-1]) for row in range(len(self.indices))]
+        return torch.tensor(ends, device=self.token_ids.device)
 
     def split(self, values: Tensor) -> dict[int, Values]:
         """Values (M,) by the index of their episode."""

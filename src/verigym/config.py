@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from verigym.agents.learners.config import GRPOConfig
+from verigym.agents.learners.config import GRPOConfig, PolicyConfig, PPOConfig
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, UnknownNameError
 
@@ -34,8 +34,12 @@ class TrainConfig:
     """Episodes per group."""
     dynamic_sampling: int = 0
     """Rounds of further groups, at most, to stand in for those whose returns are all equal (DAPO); 0 keeps them."""
+    learner: Literal["grpo", "ppo"] = "grpo"
+    """Group baselines, or a critic."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
-    """The learner's settings."""
+    """The settings of grpo."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """The settings of ppo."""
     temperature: float = 1.0
     """Sampling temperature; it divides the learner's logits too."""
     max_new_tokens: int = 1024
@@ -89,8 +93,13 @@ class TrainConfig:
             raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
-        if self.group_size < 2:
+        if self.group_size < 2 and self.learner == "grpo":
             raise ConfigError("group_size must be at least 2: a group of one has no baseline")
+
+    @property
+    def policy(self) -> PolicyConfig:
+        """The settings of the learner."""
+        return self.grpo if self.learner == "grpo" else self.ppo
 
     @property
     def evaluated_envs(self) -> tuple[EnvSpec, ...]:

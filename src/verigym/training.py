@@ -18,6 +18,9 @@ from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.episode import Episode, Truncation, mean_reward
 from verigym.agents.learners.grpo import GRPO
+from verigym.agents.learners.policy import PolicyLearner
+from verigym.agents.learners.ppo import PPO
+from verigym.agents.scalar import load_scalar_model
 from verigym.config import TrainConfig, build, to_plain
 from verigym.display import Display
 from verigym.evaluation import Evaluation, summarise
@@ -94,10 +97,10 @@ class Trainer:
         self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         # Only now, when nothing in the configuration has turned out wrong, is anything written.
         self._open_folder(state)
-        self.learner = GRPO(
-            self.model,
-            config.grpo,
-            reference=self._reference(state is not None, device) if config.grpo.kl_coefficient > 0 else None,
+        self.learner = self._make_learner(
+            source,
+            device,
+            reference=self._reference(state is not None, device) if config.policy.kl_coefficient > 0 else None,
             temperature=config.temperature,
             max_policy_tokens=_policy_token_budget(config),
             autocast=torch.bfloat16 if low_precision else None,
@@ -216,13 +219,19 @@ class Trainer:
         state: dict[str, Any] = torch.load(self.folder.latest() / "state.pt", weights_only=True, map_location="cpu")
         if self.config.steps < state["step"]:
             raise ConfigError(f"the run has done {state['step']} steps already; steps is {self.config.steps}")
-        if self.config.grpo.kl_coefficient > 0 and not (self.folder.checkpoints_path / "reference").exists():
+        if self.config.policy.kl_coefficient > 0 and not (self.folder.checkpoints_path / "reference").exists():
             raise ConfigError("the run began without a KL loss and kept no reference model; start a new one")
         return state
 
     def _open_folder(self, state: dict[str, Any] | None) -> None:
         self.folder.create(to_plain(self.config))
         self.folder.cut(state["step"] if state else -1)
+
+    def _make_learner(self, source: str | Path, device: str, **options: Any) -> PolicyLearner:
+        if self.config.learner == "grpo":
+            return GRPO(self.model, self.config.grpo, **options)
+        critic = load_scalar_model(source, device=device, trained=False)
+        return PPO(self.model, self.config.ppo, critic=critic, seed=self.config.seed, **options)
 
     def _reference(self, resume: bool, device: str) -> Any:
         """The frozen model that training started from, kept in the run folder for resuming."""
@@ -246,7 +255,7 @@ class Trainer:
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
-            "optimizer": self.learner.optimizer.state_dict(),
+            "learner": self.learner.state_dict(),
             "sampler": self.position,
             "sync": self.sync.state_dict(),
             "best": None if self.best is None else asdict(self.best),
@@ -261,7 +270,7 @@ class Trainer:
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.position = state["sampler"]
         self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["learner"])
         self.sync.load_state_dict(state["sync"])
 
     def __enter__(self) -> Trainer:

@@ -1,0 +1,206 @@
+"""What every policy-gradient learner does: the clipped loss, step by step, over batches of whole episodes."""
+
+# B episodes of a step, M policy tokens of a forward
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from verigym.agents.attention import install
+from verigym.agents.episode import Episode
+from verigym.agents.learners.advantages import group_statistics, informative_groups, overlong_penalty
+from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing, packed_logits
+from verigym.agents.learners.config import PolicyConfig
+from verigym.agents.learners.losses import (
+    KLKind,
+    entropy,
+    kl_estimate,
+    kl_loss,
+    policy_loss,
+    policy_metrics,
+    reduce,
+    token_logprobs,
+    token_weights,
+)
+from verigym.agents.learners.optimizer import Optimizer
+from verigym.tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the metrics need of one forward's policy tokens: all (M,)."""
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    sampler_logprobs: Tensor
+    advantages: Tensor
+    entropy: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool
+
+
+class PolicyLearner(ABC):
+    """A learner says what the advantages are and how a batch is passed over; the steps on the policy are here.
+
+    Args:
+        model: trained in place, in its own precision; dropout stays off.
+        reference: frozen; needed if and only if `config.kl_coefficient` is above 0.
+        temperature: the sampler's, which also divides the learner's logits.
+        max_policy_tokens: the budget of policy tokens per episode, for the dr_grpo reduction.
+        autocast: run forwards in this precision (bfloat16 on GPU); weights and losses stay as they are.
+    """
+
+    kl: KLKind = "k3"  # estimator of the KL loss, where there is one
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: PolicyConfig,
+        *,
+        reference: PreTrainedModel | None = None,
+        temperature: float = 1.0,
+        max_policy_tokens: int = 1024,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if (reference is not None) != (config.kl_coefficient > 0):
+            raise ConfigError("a reference model goes with kl_coefficient > 0, and only with it")
+        for network in (model, *([reference] if reference is not None else [])):
+            install(network)
+            check_packing(network, network.config.get_text_config().vocab_size, network.device)
+        self.model, self.reference, self.settings = model, reference, config
+        self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
+        self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
+
+    @abstractmethod
+    def advantages(self, episodes: Sequence[Episode]) -> Any:
+        """How much better than expected each episode, or each of its tokens, went; for `update`."""
+
+    @abstractmethod
+    def update(self, episodes: Sequence[Episode], advantages: Any) -> dict[str, float]:
+        """Passes over the batch; returns its metrics."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the model's weights."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def statistics(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Shares of the groups whose returns are all equal; see `group_statistics`."""
+        return group_statistics(*self._returns(episodes))
+
+    def informative(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes of groups that teach something: their returns are not all equal."""
+        returns, group_ids = self._returns(episodes)
+        teaching = set(informative_groups(returns, group_ids).tolist())
+        return [episode for episode in episodes if episode.group_id in teaching]
+
+    def _returns(self, episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
+        """What the group compares (B,), NaN where an episode could not be judged, and group ids (B,)."""
+        returns = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
+        if self.settings.overlong == "penalise":
+            returns = returns + torch.stack([self._penalty(episode) for episode in episodes])
+        return returns, torch.tensor([episode.group_id for episode in episodes], dtype=torch.int64)
+
+    def _penalty(self, episode: Episode) -> Tensor:
+        """That of its longest turn, each by its own budget; of an episode whose prompt left no room, -1."""
+        lengths = torch.tensor([turn.end - turn.start for turn in episode.turns], dtype=torch.float64)
+        limits = torch.tensor([turn.limit for turn in episode.turns], dtype=torch.float64)
+        penalties = overlong_penalty(lengths, limits, buffer=self.settings.overlong_buffer)
+        worst = torch.full((1,), -1.0 if episode.overlong else 0.0, dtype=torch.float64)
+        return torch.cat([penalties, worst]).min()
+
+    def _step(self, batch: Sequences, seen: list[Forward]) -> Step:
+        """One optimizer step: the gradient is that of the whole minibatch, however it is cut."""
+        config, loss_sum = self.settings, torch.zeros((), device=self.model.device)
+        for micro in batch.micro_batches(config.tokens_per_forward, self.model.device):
+            logits = self._forward(self.model, micro)  # (M, V)
+            logprobs = token_logprobs(logits, micro.targets, self.temperature)  # (M,)
+            # With one step per batch the policy is still the one that sampled: its ratio is 1, its gradient is not 0.
+            old_logprobs = logprobs.detach() if micro.old_logprobs is None else micro.old_logprobs
+            mask = torch.ones_like(micro.targets)
+            losses = policy_loss(
+                logprobs,
+                old_logprobs,
+                micro.advantages.to(logprobs.dtype),
+                mask,
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+            )
+            kl = torch.zeros_like(logprobs.detach())
+            if micro.ref_logprobs is not None:
+                losses = losses + config.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, mask, kind=self.kl)
+                kl = kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3")
+            spread = self._entropy(logits)  # (M,)
+            losses = losses - config.entropy_coefficient * spread
+            loss = reduce(losses, self._weights(micro, batch, logprobs.dtype))
+            loss.backward()
+            loss_sum += loss.detach()
+            seen.append(
+                Forward(logprobs.detach(), old_logprobs, micro.sampler_logprobs, micro.advantages, spread.detach(), kl)
+            )
+        step = self.optimizer.step()
+        return Step(float(loss_sum), step["grad_norm"], bool(step["skipped"]))
+
+    def _entropy(self, logits: Tensor) -> Tensor:
+        """Per token, with a gradient only if the loss rewards it."""
+        return entropy(logits if self.settings.entropy_coefficient else logits.detach(), self.temperature)
+
+    def _weights(self, micro: MicroBatch, batch: Sequences, dtype: torch.dtype) -> Tensor:
+        return token_weights(
+            torch.ones_like(micro.targets),
+            micro.lengths,
+            reduction=self.settings.reduction,
+            num_episodes=batch.num_episodes,
+            num_tokens=batch.num_tokens,
+            max_tokens=self.max_policy_tokens,
+            dtype=dtype,
+        )
+
+    def _metrics(self, seen: Sequence[Forward]) -> dict[str, float]:
+        """Means over the policy tokens of all forwards."""
+
+        def flat(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in seen]) if seen else torch.zeros(0)
+
+        kl, spread = flat("kl"), flat("entropy")
+        metrics = policy_metrics(
+            flat("logprobs"),
+            flat("old_logprobs"),
+            flat("sampler_logprobs"),
+            flat("advantages"),
+            torch.ones_like(kl),
+            clip_low=self.settings.clip_low,
+            clip_high=self.settings.clip_high,
+        )
+        metrics |= {"entropy": spread.sum() / max(1, len(spread)), "kl": kl.sum() / max(1, len(kl))}
+        return {name: float(value) for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def _logprobs(self, model: PreTrainedModel, batch: Sequences) -> list[Values]:
+        """Log-probabilities of every policy token, episode by episode."""
+        found: dict[int, Values] = {}
+        for micro in batch.micro_batches(self.settings.tokens_per_forward, model.device):
+            logits = self._forward(model, micro)
+            found |= micro.split(token_logprobs(logits, micro.targets, self.temperature))
+        return [found[i] for i in range(len(batch.episodes))]
+
+    def _forward(self, model: PreTrainedModel, micro: MicroBatch) -> Tensor:
+        with torch.autocast(model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return packed_logits(model, micro)
