@@ -36,7 +36,7 @@ class ScalarModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.trunk.device
+        return self.head.weight.device
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """One number (N,) for each token of a micro-batch, of the state after it."""

@@ -211,7 +211,7 @@ def _part(whole: Sequences, part: Sequence[int]) -> Sequences:
 
 def _turn_ends(episode: Episode) -> list[int]:
     """Where each turn ends among the episode's policy tokens."""
-    return np.cumsum([turn.end - turn.start for turn in episode.turns]).tolist()
+    return [int(end) for end in np.cumsum([turn.end - turn.start for turn in episode.turns])]
 
 
 def _padded(rows: Sequence[Values]) -> tuple[Tensor, Tensor]:
