@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from verigym.agents.agent import Tokenizer, load_checkpoint, load_model, save_checkpoint
+from verigym.agents.agent import load_checkpoint, load_model, save_checkpoint
 from verigym.agents.attention import install
 from verigym.tasks.errors import ConfigError
 
