@@ -252,6 +252,8 @@ def _expect_hidden(env: TextEnv, where: str, *said: Any) -> None:
 @sentence("gold answers earn full reward, and with another value in them none")
 def _golds(subject: Subject) -> None:
     env, found = subject.text(), _validated(subject)
+    if not found.golds:
+        raise Unchecked("no task names a gold answer")
     if found.failures:
         first = found.failures[0]
         raise Broken(f"{len(found.failures)} of {found.golds} fail; {first.task_id}: {first.outcome}, {first.reason}")

@@ -38,6 +38,8 @@ class Validation:
     """Tasks that each null policy played."""
     null_rewards: Mapping[str, float] = field(default_factory=dict)
     chance: float = 0.0
+    unnamed: int = 0
+    """Tasks that have right answers but name none: only their verifier knows."""
 
     @property
     def limit(self) -> float:
@@ -79,7 +81,9 @@ def validate(
             failures[task.id] = failure
     policies = WITH_TOOLS if env.tools else ANSWERING
     null_rewards = {name: mean_reward(env, policy, sample) for name, policy in policies.items() if sample}
-    return Validation(len(tasks), tuple(failures.values()), len(sample), null_rewards, env.chance)
+    unnamed = sum(task.id not in failures and not env.golds(task) for task in tasks)
+    verified = len(tasks) - unnamed
+    return Validation(verified, tuple(failures.values()), len(sample), null_rewards, env.chance, unnamed)
 
 
 def spread(tasks: Sequence[Task], count: int | None) -> list[Task]:
@@ -106,9 +110,10 @@ def _episode(env: TextEnv, policy: Policy, task: Task, seed: int) -> float:
 
 def _judgeable(env: TextEnv, task: Task) -> bool:
     try:
-        return bool(env.golds(task))
+        env.golds(task)
     except VerifierInputError:
         return False
+    return True
 
 
 def _failing(env: TextEnv, tasks: Sequence[Task]) -> Iterator[GoldFailure]:
@@ -120,8 +125,6 @@ def _failing(env: TextEnv, tasks: Sequence[Task]) -> Iterator[GoldFailure]:
         except VerifierInputError as error:
             yield GoldFailure(task.id, "no verdict", str(error))
             continue
-        if not golds:
-            yield GoldFailure(task.id, "no verdict", "the task has no gold answer")
         pairs += [(Submission(gold), task) for gold in golds]
     for (_, task), verdict in zip(pairs, env.verifier.verify_many(pairs), strict=True):
         if not _full(verdict):

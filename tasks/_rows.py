@@ -85,6 +85,12 @@ class Row:
         found = ", ".join(map(str, self.values)) or "none"
         raise self.error(f"the field '{name}' {problem} (fields found: {found})")
 
+    def answer(self, *fields: str) -> str:
+        """The text in the first of `fields` that is there, or the digits of a number. Raises TaskDataError else."""
+        name = next((name for name in fields if name in self.values), fields[0])
+        value = self.values.get(name)
+        return str(self.numeric(name)) if type(value) in (int, float) else self.text(name)
+
     def numeric(self, *fields: str) -> int | float:
         """The finite number in the first of `fields` that is there, or that its text spells; whole ones as int.
 

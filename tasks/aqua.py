@@ -30,7 +30,7 @@ def load(split: str = "train", source: str | os.PathLike[str] | None = None) -> 
 
 def _to_task(row: Row, default_id: str) -> Task:
     options = _options(row)
-    correct = row.text("correct").strip()
+    correct = row.text("correct").strip().upper()
     letters = [chr(ord("A") + index) for index in range(len(options))]
     if correct not in letters:
         raise row.error(f"the field 'correct' must be one of {', '.join(letters)}, not {correct[:20]!r}")
@@ -40,11 +40,13 @@ def _to_task(row: Row, default_id: str) -> Task:
 
 
 def _options(row: Row) -> tuple[str, ...]:
-    """The options' texts, without their letters."""
+    """The options' texts, without their letters: all of them have one, or none has."""
     options = row.values.get("options")
     if not isinstance(options, list) or len(options) < 2 or not all(isinstance(option, str) for option in options):
         raise row.error("the field 'options' must be a list of at least two texts")
     found = [_LETTERED.fullmatch(option) for option in options]
+    if not any(found):
+        return tuple(option.strip() for option in options)
     for index, match in enumerate(found):
         if match is None or match[1] != chr(ord("A") + index):
             raise row.error(

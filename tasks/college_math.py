@@ -26,7 +26,7 @@ def _to_task(row: Row, default_id: str) -> Task:
     named = {"topic": "data_topic", "book": "data_source", "exercise": "question_number", "license": "license"}
     metadata = {name: row.values[field] for name, field in named.items() if row.values.get(field)}
     task_id = row.id("id", default=default_id)
-    return Task(task_id, row.text("question"), row.text("answer"), MappingProxyType(metadata))
+    return Task(task_id, row.text("question"), row.answer("answer"), MappingProxyType(metadata))
 
 
 _DATA_SET = DataSet("college_math", ("test",), "di-zhang-fdu/College_Math_Test", None, _to_task)

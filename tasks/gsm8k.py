@@ -12,6 +12,7 @@ Splits: train (7,473 rows) and test (1,319 rows). Public home: `openai/gsm8k`, c
 """
 
 import os
+import re
 from types import MappingProxyType
 
 from verigym.tasks._rows import DataSet, Row
@@ -24,9 +25,10 @@ def load(split: str = "train", source: str | os.PathLike[str] | None = None) -> 
 
 
 def final_answer(solution: str) -> str:
-    """The number after the last `####`, without `,`, `$` and spaces ("" if there is none)."""
+    """The number after the last `####`, without `,`, `$` and spaces in it ("" if there is none)."""
     _, _, answer = solution.rpartition("####") if "####" in solution else ("", "", "")
-    return "".join(answer.replace(",", "").replace("$", "").split())
+    bare = " ".join(answer.replace(",", "").replace("$", "").split())
+    return re.sub(r"(?<=[-\d]) (?=\d)", "", bare)
 
 
 def _to_task(row: Row, default_id: str) -> Task:

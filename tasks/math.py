@@ -38,7 +38,7 @@ def _answer(row: Row) -> str:
     if "answer" in row.values:
         if row.values["answer"] in ("", None):
             raise row.unusable("its answer is empty")
-        return row.text("answer")
+        return row.answer("answer")
     boxes = boxed_contents(row.text("solution"))
     if not boxes:
         raise row.error(r"the field 'solution' has no \boxed{} answer")

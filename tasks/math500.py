@@ -25,7 +25,7 @@ def load(split: str = "test", source: str | os.PathLike[str] | None = None) -> T
 
 def _to_task(row: Row, default_id: str) -> Task:
     task_id = row.id("unique_id", "id", default=default_id)
-    return Task(task_id, row.text("problem"), row.text("answer"), MappingProxyType(_metadata(row, task_id)))
+    return Task(task_id, row.text("problem"), row.answer("answer"), MappingProxyType(_metadata(row, task_id)))
 
 
 def _metadata(row: Row, task_id: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Its only split is test (674 rows). Public home: `Hothan/OlympiadBench`, configur
 the split is called train.
 """
 
+import math
 import os
 from types import MappingProxyType
 from typing import Any
@@ -33,8 +34,9 @@ def _to_task(row: Row, default_id: str) -> Task:
 
 def _target(row: Row) -> str | tuple[str, ...]:
     answers = row.values.get("final_answer")
+    answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise row.error("the field 'final_answer' must be a list of texts")
+        raise row.error("the field 'final_answer' must be a text or a list of texts")
     if len(answers) == 1:
         return str(answers[0])
     if row.values.get("is_multiple_answer"):
@@ -55,7 +57,9 @@ def _tolerance(row: Row) -> float:
     try:
         tolerances = [float(part) for part in str(row.values["error"]).split(",")]
     except ValueError:
-        raise row.error(f"the field 'error' must be a number or null, not {row.values['error']!r}") from None
+        tolerances = [math.nan]
+    if not all(0 <= tolerance < math.inf for tolerance in tolerances):
+        raise row.error(f"the field 'error' must be a number from 0 on, or null, not {row.values['error']!r}")
     return max(tolerances)
 
 

@@ -102,6 +102,7 @@ def test_aqua_shows_its_options_and_keeps_their_texts() -> None:
     ("change", "problem"),
     [
         ({"correct": "F"}, "'correct' must be one of A, B, not 'F'"),
+        ({"correct": "1"}, "'correct' must be one of A, B, not '1'"),
         ({"options": ["A)1", "C)2"]}, r"option 2 must begin with 'B\)', not 'C\)2'"),
         ({"options": "A)1 B)2"}, "'options' must be a list of at least two texts"),
     ],
@@ -159,6 +160,13 @@ PUZZLE = tasks.Task("t", "p", "(3 + 4) * 5", {"numbers": [3, 4, 5], "goal": 35})
         ("35", Outcome.WRONG),
         ("3.0 + 4 * 8", Outcome.WRONG),
         ("(3+4)*05", Outcome.CORRECT),
+        ("5(3+4)", Outcome.CORRECT),
+        ("(3+4)(5)", Outcome.CORRECT),
+        ("(3+4)5", Outcome.CORRECT),
+        (r"35 = 5 \ast (3+4)", Outcome.CORRECT),
+        ("34 = 5*(3+4)", Outcome.WRONG),
+        ("5*7 = 35", Outcome.WRONG),
+        ("34 5", Outcome.UNPARSEABLE),
         ("(3+4)*5 = 35 = 35", Outcome.UNPARSEABLE),
         ("__import__('os')", Outcome.UNPARSEABLE),
         ("1/0", Outcome.UNPARSEABLE),
@@ -193,3 +201,24 @@ def test_a_custom_target_that_cannot_be_judged_is_refused(tmp_path: Path, target
     path = write(tmp_path, "mine.jsonl", {"prompt": "How?", "target": target})
     with pytest.raises(TaskDataError, match="row 1: the field 'target' must be a text, a number or a list"):
         tasks.load("custom", source=path)
+
+
+def test_numbers_lower_case_letters_and_plain_options_are_read(tmp_path: Path) -> None:
+    row = {"problem": "p", "answer": 12}
+    assert tasks.load("math", source=write(tmp_path, "m.jsonl", row))[0].target == "12"
+    assert tasks.load("math500", "test", source=tmp_path / "m.jsonl")[0].target == "12"
+    row = {"question": "q", "answer": 0.5}
+    assert tasks.load("college_math", "test", source=write(tmp_path, "c.jsonl", row))[0].target == "0.5"
+    row = {"question": "q", "options": ["21", "21.5"], "correct": "b"}
+    task = tasks.load("aqua", source=write(tmp_path, "a.jsonl", row))[0]
+    assert (task.target, task.metadata["options"]) == ("B", ("21", "21.5"))
+    row = {"question": "q", "final_answer": "$3$", "error": "1e-2"}
+    task = tasks.load("olympiadbench", "test", source=write(tmp_path, "o.jsonl", row))[0]
+    assert (task.target, task.metadata["tolerance"]) == ("$3$", 0.01)
+
+
+@pytest.mark.parametrize("error", ["nan", "-1", "inf", "some"])
+def test_a_tolerance_that_cannot_be_is_refused(tmp_path: Path, error: str) -> None:
+    path = write(tmp_path, "o.jsonl", {"question": "q", "final_answer": ["3"], "error": error})
+    with pytest.raises(TaskDataError, match="row 1: the field 'error' must be a number from 0 on, or null"):
+        tasks.load("olympiadbench", "test", source=path)

@@ -124,6 +124,14 @@ def test_null_policies_stay_within_chance(dataset: str) -> None:
     assert found.golds == 60
 
 
+def test_tasks_that_name_no_gold_are_judged_by_their_scorer_alone() -> None:
+    env = gym.make("verigym/ReasoningGym-v0", dataset="graph_color", size=20).unwrapped
+    found = validate(env)
+    assert (found.golds, found.unnamed, found.ok) == (0, 20, True)
+    assert found.played == 20
+    assert env.tasks[0].target is None
+
+
 def test_a_task_of_another_set_cannot_be_judged() -> None:
     with pytest.raises(VerifierInputError, match="dataset, config, seed, index"):
         VERIFIER.verify(Submission("x"), Task("t", "p", "1"))

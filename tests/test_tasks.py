@@ -218,6 +218,7 @@ def test_an_unreachable_hub_is_one_line_with_the_id_and_the_way_out(tmp_path: Pa
 @pytest.mark.parametrize("solution", ["a #### 3 b\n#### -1,234", "####-1,234", "#### $ -1 234\n"])
 def test_final_answer_is_the_bare_number_after_the_last_mark(solution: str) -> None:
     assert final_answer(solution) == "-1234"
+    assert final_answer("#### 5 apples") == "5 apples"
 
 
 @pytest.mark.parametrize(

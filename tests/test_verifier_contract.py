@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from verigym import verifiers
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict
 
@@ -147,3 +147,18 @@ def test_wrong_option_is_refused(name):
 def test_wrong_name_is_refused_with_a_suggestion():
     with pytest.raises(UnknownNameError, match="did you mean 'math'"):
         verifiers.make("maths")
+
+
+def test_a_list_of_targets_holds_several_accepted_answers():
+    for name, golds in (("exact", ["a", "b"]), ("numeric", ["1", 2.5])):
+        verifier, task = verifiers.make(name), Task("t", "p", golds)
+        for gold in verifier.golds(task):
+            assert verifier.verify(Submission(gold), task).reward == 1.0
+        assert verifier.verify(Submission(str(golds)), task).reward == 0.0
+
+
+def test_a_missing_option_is_named():
+    with pytest.raises(ConfigError, match="verifier 'composite' needs the option 'parts'"):
+        verifiers.make("composite")
+    with pytest.raises(ConfigError, match="verifier 'composite' needs the option 'parts'"):
+        verifiers.make("composite", parts={"composite": 1})

@@ -14,14 +14,25 @@ from verigym.verifiers.verifier import Verifier
 
 MAX_LENGTH = 500  # characters of an answer, before its LaTeX is read
 _FRACTION = re.compile(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\,": "", "{": "(", "}": ")"}
+_JUXTAPOSED = re.compile(r"(?<=[\d)])\s*(?=\()|(?<=\))\s*(?=\d)")
+_LATEX = {
+    r"\times": "*",
+    r"\ast": "*",
+    r"\cdot": "*",
+    r"\div": "/",
+    r"\left": "",
+    r"\right": "",
+    r"\,": "",
+    "{": "(",
+    "}": ")",
+}
 
 
 class CountdownVerifier(Verifier):
     """1 if the answer is an expression of `metadata["numbers"]`, each exactly once, with the value `metadata["goal"]`.
 
-    Plain or simple LaTeX (`\\times`, `\\cdot`, `\\div`, `\\frac`); "= goal" may follow. Nothing is evaluated as
-    Python. Raises VerifierInputError from `verify` for a task without numbers and goal.
+    Plain or simple LaTeX (`\\times`, `\\cdot`, `\\div`, `\\frac`); the goal and "=" may stand on either side.
+    Nothing is evaluated as Python. Raises VerifierInputError from `verify` for a task without numbers and goal.
     """
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
@@ -34,16 +45,16 @@ class CountdownVerifier(Verifier):
             return Verdict(0.0, Outcome.UNPARSEABLE, found.reason)
         if len(found.answer) > MAX_LENGTH:
             return Verdict(0.0, Outcome.UNPARSEABLE, f"the answer is longer than {MAX_LENGTH} characters")
-        expression, _, right = _plain(found.answer).partition("=")
+        left, _, right = _plain(found.answer).partition("=")
         details = {"answer": found.answer}
         try:
-            value, used = evaluate(expression)
-            claimed = evaluate(right)[0] if right else value
+            value, used = evaluate(left)
+            claimed, others = evaluate(right) if right else (value, used)
         except ValueError as error:
             return Verdict(
                 0.0, Outcome.UNPARSEABLE, f"the answer is no arithmetic expression: {error}", details=details
             )
-        if Counter(used) != Counter(numbers):
+        if Counter(numbers) not in (Counter(used), Counter(others)):
             why = f"the answer must use each of {', '.join(map(str, numbers))} exactly once"
         elif value != goal or claimed != goal:
             why = f"the answer does not make {goal}"
@@ -69,4 +80,4 @@ def _plain(answer: str) -> str:
         answer = simpler
     for latex, plain in _LATEX.items():
         answer = answer.replace(latex, plain)
-    return answer.replace("$", "")
+    return _JUXTAPOSED.sub("*", answer.replace("$", ""))

@@ -23,7 +23,7 @@ class NumericVerifier(Verifier):
     The answer is found and its units and percent signs are read as by the math verifier, but an answer that is
     no plain number (whole, decimal, fraction, mixed, scientific) is wrong, so that no worker process is needed.
     `task.metadata["tolerance"]` stands in for `tolerance` where it is there. Without any tolerance a decimal may
-    be rounded, as in the math verifier.
+    be rounded, as in the math verifier. A target that is a list holds several accepted numbers.
     Raises ConfigError for a bound that is no finite number from 0 on, VerifierInputError for a target that is no
     number.
     """
@@ -36,7 +36,7 @@ class NumericVerifier(Verifier):
             raise ConfigError(f"a tolerance {error}") from error
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
-        gold, tolerance = _gold(task), self._tolerance_of(task)
+        golds, tolerance = _golds(task), self._tolerance_of(task)
         text = answer_text(submission.text)
         if text is None:
             return Verdict(0.0, Outcome.UNPARSEABLE, "the reasoning never ends: a <think> without its </think>")
@@ -45,13 +45,13 @@ class NumericVerifier(Verifier):
         if found.answer is None or why:
             return Verdict(0.0, Outcome.UNPARSEABLE, why or found.reason)
         details = {"answer": found.answer, "gold": task.target}
-        rules = Rules(_no_oracle, tolerance, isinstance(task.target, float))
-        if equal(gold, found.answer, rules):
+        rules = [Rules(_no_oracle, tolerance, is_float) for _, is_float in golds]
+        if any(equal(gold, found.answer, rule) for (gold, _), rule in zip(golds, rules, strict=True)):
             return Verdict(1.0, Outcome.CORRECT, "the answer is within the tolerance", details=details)
         return Verdict(0.0, Outcome.WRONG, "the answer is no number within the tolerance", details=details)
 
     def golds(self, task: Task) -> list[str]:
-        return [f"\\boxed{{{_gold(task)}}}"]
+        return [f"\\boxed{{{gold}}}" for gold, _ in _golds(task)]
 
     def _tolerance_of(self, task: Task) -> Tolerance | None:
         own = task.metadata.get("tolerance")
@@ -69,11 +69,18 @@ def _bounds(absolute: Any, relative: Any) -> Tolerance | None:
     return Tolerance.of(0 if absolute is None else absolute, 0 if relative is None else relative)
 
 
-def _gold(task: Task) -> str:
-    """The target as text. Raises VerifierInputError if it is no number."""
-    if isinstance(task.target, bool) or not isinstance(task.target, str | int | float):
-        raise VerifierInputError(f"a numeric target must be a number or its text, not {type(task.target).__name__}")
-    text = str(task.target).strip()
+def _golds(task: Task) -> list[tuple[str, bool]]:
+    """Each accepted number as text, and whether it came as a float. Raises VerifierInputError if it is none."""
+    targets = task.target if isinstance(task.target, list | tuple) else [task.target]
+    if not targets:
+        raise VerifierInputError("the numeric target is an empty list; drop the task or give it an answer")
+    return [(_gold(target), isinstance(target, float)) for target in targets]
+
+
+def _gold(target: Any) -> str:
+    if isinstance(target, bool) or not isinstance(target, str | int | float):
+        raise VerifierInputError(f"a numeric target must be a number or its text, not {type(target).__name__}")
+    text = str(target).strip()
     boxes = boxed_contents(text)
     text = boxes[-1] if boxes else text
     if exact_number(split_unit(tidy(text))[0]) is None:

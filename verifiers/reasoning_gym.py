@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from typing import Any
 
@@ -10,19 +9,18 @@ from verigym.tasks import reasoning_gym
 from verigym.tasks._pool import AnswerCrash, AnswerTimeout, Cancelled, PoolFailure
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
-from verigym.verifiers.extract import Extraction, answer_text, math_answer
+from verigym.verifiers.extract import Extraction, answer_block, answer_text, math_answer
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
 MAX_LENGTH = 20_000
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _NEEDED = ("dataset", "config", "seed", "index")
 
 
 class ReasoningGymVerifier(Verifier):
     """What the scorer of the task's data set pays, from 0 to 1; correct is 1.
 
-    The answer is what the last `<answer>...</answer>` after the reasoning holds, or else the last `\\boxed{}`.
+    The answer is what the `<answer>...</answer>` after the reasoning holds, or else the last `\\boxed{}`.
     Where a scorer pays for a text that has the right answer somewhere in it, only the full answer counts, and one
     that pays for anything counts only for the gold answer itself.
     Raises VerifierInputError from `verify` for a task that is not of `tasks.reasoning_gym`, ConfigError if
@@ -63,8 +61,8 @@ def _answer(text: str) -> Extraction:
     after = answer_text(text)
     if after is None:
         return Extraction(None, "the reasoning never ends: a <think> without its </think>")
-    tagged = _TAGGED.findall(after)
-    found = Extraction(tagged[-1].strip("\n")) if tagged else math_answer(after)
+    block = answer_block(after)
+    found = math_answer(after) if block is None else Extraction(block.strip("\n"))
     if found.answer is not None and len(found.answer) > MAX_LENGTH:
         return Extraction(None, f"the answer is longer than {MAX_LENGTH} characters")
     if found.answer is not None and not found.answer.strip():

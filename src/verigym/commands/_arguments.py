@@ -27,7 +27,7 @@ def take(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value is read as YAML, so that 3 is a number and x is text."""
+    """`key=value` pairs; a value is read as YAML, so that 3 is a number and x is text. Raises ConfigError."""
     found = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
@@ -35,6 +35,8 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"an option is written key=value, not '{pair}'")
         try:
             found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except yaml.YAMLError as error:
+            if value.lstrip()[:1] in ("{", "[", "'", '"'):
+                raise ConfigError(f"the value of '{key}' is not YAML: {' '.join(str(error).split())[:200]}") from error
             found[key] = value
     return found

@@ -61,6 +61,8 @@ def _show(env_id: str, env: TextEnv, found: Validation, seconds: float) -> None:
     console = Console(soft_wrap=True, highlight=False)
     verified = found.golds - len(found.failures)
     console.print(f"{env_id}, {env.tasks.name}/{env.tasks.split}: {verified} of {found.golds} gold answers verify")
+    if found.unnamed:
+        console.print(f"{found.unnamed} tasks name no gold answer: only their verifier knows one")
     for line in env.tasks.left_out:
         console.print(f"left out: {escape(line)}")
     if found.failures:
