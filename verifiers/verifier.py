@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.task import Task
 from verigym.verifiers.verdict import Submission, Verdict
 
@@ -27,6 +27,7 @@ class Verifier(ABC):
     def golds(self, task: Task) -> list[str]:
         """Texts that must earn full reward, one for each accepted answer; a subclass gives them their form.
 
+        None for a task that has right answers but names none of them.
         Raises VerifierInputError if the task itself cannot be judged.
         """
         targets = task.target if isinstance(task.target, list | tuple) else [task.target]
@@ -49,7 +50,10 @@ def register(name: str, factory: str | Callable[..., Verifier]) -> None:
 
 
 def make(name: str, **options: Any) -> Verifier:
-    """The verifier registered as `name`. Raises UnknownNameError for a wrong name or option, with a suggestion."""
+    """The verifier registered as `name`.
+
+    Raises UnknownNameError for a wrong name or option, with a suggestion, and ConfigError for a missing one.
+    """
     if name not in _REGISTRY:
         raise UnknownNameError.of("verifier", name, _REGISTRY)
     factory = _REGISTRY[name]
@@ -60,6 +64,10 @@ def make(name: str, **options: Any) -> Verifier:
     for option in options:
         if option not in accepted:
             raise UnknownNameError.of(f"option of verifier '{name}' named", option, accepted)
+    for option, parameter in accepted.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and option not in options:
+            raise ConfigError(f"verifier '{name}' needs the option '{option}'; see docs/verifiers.md")
     return factory(**options)
 
 
