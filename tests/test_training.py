@@ -21,7 +21,7 @@ from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
-from verigym.task_sampler import TaskSampler, evaluation_plans
+from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, UnknownNameError
 from verigym.training import resume, train
 
@@ -280,6 +280,31 @@ def test_a_mixture_trains_with_instructions_and_a_system_prompt_of_its_own(warm_
     assert roles[0] == ("system", "You are a sum machine.")
     assert roles[1][1].endswith("?\n\nBe brief.")
     assert seen["verigym/Countdown-v0"].messages[0]["content"].endswith("Put your final answer in \\boxed{}.")
+
+
+def test_a_curriculum_unlocks_the_next_environment_when_the_newest_is_passed() -> None:
+    curriculum = Curriculum(threshold=0.75, window=4)
+    assert not curriculum.record([True, True, True], available=3)  # too few
+    assert curriculum.record([False], available=3)
+    assert (curriculum.unlocked, curriculum.recent) == (2, [])
+    assert not curriculum.record([True, False, True, False], available=3)
+    assert curriculum.record([True, True], available=3)  # of the last four, three
+    assert not curriculum.record([True] * 9, available=3)
+    assert curriculum.unlocked == 3
+
+
+def test_a_run_with_a_curriculum_opens_its_environments_in_turn_and_resumes(warm_start: Path, tmp_path: Path) -> None:
+    hard = replace(SUMS, weight=1.0, kwargs={"level": 2, "max_tokens_per_turn": 8})
+    changes = {"envs": (SUMS, hard), "steps": 4, "curriculum": 0.01, "curriculum_window": 16, "eval_every": 0}
+    whole = train(small(warm_start, tmp_path / "whole", **changes))
+    first = train(small(warm_start, tmp_path / "part", **changes | {"steps": 2}))
+    resume(first.folder, steps=4)
+    assert figures(first.folder) == figures(whole.folder)
+    assert whole.metrics[0]["unlocked_envs"] == 1
+    levels = [{e.task_id.split("-")[2] for e in RunFolder(whole.folder).episodes(step)} for step in (1, 4)]
+    assert levels[0] == {"level1"}
+    assert whole.metrics[-1]["unlocked_envs"] == 2
+    assert levels[1] <= {"level1", "level2"}
 
 
 def test_evaluation_tasks_are_held_out_and_fixed() -> None:

@@ -32,6 +32,10 @@ class TrainConfig:
     """Groups per step: each is one task."""
     group_size: int = 8
     """Episodes per group."""
+    curriculum: float | None = None
+    """Pass rate of the newest environment that unlocks the next of the list; None: all are open from the start."""
+    curriculum_window: int = 64
+    """Last judged episodes of the newest environment over which its pass rate is measured."""
     dynamic_sampling: int = 0
     """Rounds of further groups, at most, to stand in for those whose returns are all equal (DAPO); 0 keeps them."""
     learner: Literal["grpo", "ppo"] = "grpo"
@@ -83,6 +87,10 @@ class TrainConfig:
         for name in ("steps", "groups", "group_size", "max_new_tokens", "eval_tasks", "slots", "concurrency"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.curriculum is not None and not 0 < self.curriculum <= 1:
+            raise ConfigError(f"curriculum is a pass rate above 0 and at most 1, not {self.curriculum}")
+        if self.curriculum_window < 1:
+            raise ConfigError(f"curriculum_window must be at least 1, not {self.curriculum_window}")
         if self.dynamic_sampling < 0:
             raise ConfigError(f"dynamic_sampling must be at least 0, not {self.dynamic_sampling}")
         if self.checkpoint_every < 1 or self.eval_every < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -18,16 +19,21 @@ class TaskSampler:
 
     def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
         self.seed = seed
-        weights = np.array([spec.weight for spec in specs], float)
-        self.shares = weights / weights.sum()
+        self.weights = np.array([spec.weight for spec in specs], float)
         self.task_ids = [task_ids(spec) for spec in specs]
         self.start = [0] * len(specs)
 
-    def plan(self, position: Sequence[int], groups: int, group_size: int) -> tuple[list[Plan], list[int]]:
-        """The episodes of the next groups, group by group, and the position after them."""
+    def plan(
+        self, position: Sequence[int], groups: int, group_size: int, *, unlocked: int | None = None
+    ) -> tuple[list[Plan], list[int]]:
+        """The episodes of the next groups, group by group, and the position after them.
+
+        They are of the first `unlocked` environments, by weight (None: of all).
+        """
         after, plans = list(position), []
+        weights = self.weights[:unlocked]
         for group_id in range(sum(position), sum(position) + groups):
-            env = self._env(group_id)
+            env = self._env(group_id, weights / weights.sum())
             ids = self.task_ids[env]
             epoch, index = divmod(after[env], len(ids))
             after[env] += 1
@@ -39,12 +45,35 @@ class TaskSampler:
             ]
         return plans, after
 
-    def _env(self, group_id: int) -> int:
-        """The environment of a group: drawn by weight."""
-        if len(self.shares) == 1:
+    def _env(self, group_id: int, shares: NDArray[np.float64]) -> int:
+        """The environment of a group: drawn by share."""
+        if len(shares) == 1:
             return 0
         rng = np.random.default_rng(derive_seed(self.seed, "mixture", group_id))
-        return int(rng.choice(len(self.shares), p=self.shares))
+        return int(rng.choice(len(shares), p=shares))
+
+
+@dataclass
+class Curriculum:
+    """Unlocks the environments one after the other: the next one when the newest is passed often enough.
+
+    Success-driven, as in teacher-student curricula (Matiisen et al. 2017, arXiv:1707.00183), with a threshold in the
+    place of a bandit. `recent` holds the outcomes of the newest environment's last episodes.
+    """
+
+    threshold: float
+    window: int
+    unlocked: int = 1
+    recent: list[bool] = field(default_factory=list)
+
+    def record(self, passed: Sequence[bool], available: int) -> bool:
+        """Takes the outcomes of the newest environment's judged episodes; whether another one was unlocked."""
+        self.recent = [*self.recent, *passed][-self.window :]
+        mastered = len(self.recent) == self.window and sum(self.recent) >= self.threshold * self.window
+        if not mastered or self.unlocked >= available:
+            return False
+        self.unlocked, self.recent = self.unlocked + 1, []
+        return True
 
 
 def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Plan]:

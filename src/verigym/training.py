@@ -27,7 +27,7 @@ from verigym.evaluation import Evaluation, summarise
 from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
 from verigym.run_folder import RunFolder
-from verigym.task_sampler import TaskSampler, evaluation_plans
+from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
 from verigym.verifiers.verdict import Outcome
 
@@ -108,6 +108,7 @@ class Trainer:
         self.sync = WeightSync(self.model, engine)
         self.step, self.evaluated = 0, -1
         self.position = self.sampler.start
+        self.curriculum = self._curriculum()
         self.best: Evaluation | None = None
         self.last: Evaluation | None = None
         self._restore(state)
@@ -136,7 +137,9 @@ class Trainer:
                 self.step, self.position = step + 1, collected.position
                 played = {**_episode_metrics(collected.played), **self.learner.statistics(collected.played)}
                 played["used_share"] = len(collected.used) / len(collected.played)
+                played["unlocked_envs"] = len(config.envs) if self.unlocked is None else self.unlocked
                 self._log(step + 1, {**played, **metrics, **_sync_metrics(report), **times.seconds})
+                self._promote(collected)
                 self._after_step()
         except RunInterrupted:
             self._save()
@@ -151,16 +154,37 @@ class Trainer:
         config, position = self.config, self.position
         played: list[Episode] = []
         used: list[Episode] = []
+        envs: list[int] = []
         for _ in range(1 + config.dynamic_sampling):
             missing = config.groups - len(used) // config.group_size
-            plans, position = self.sampler.plan(position, missing, config.group_size)
+            plans, position = self.sampler.plan(position, missing, config.group_size, unlocked=self.unlocked)
             episodes = self.collector.collect(plans, on_progress=self.display.refresh)
             self._refuse_unjudged(episodes)
             played += episodes
+            envs += [plan.env for plan in plans]
             used += episodes if config.dynamic_sampling == 0 else self.learner.informative(episodes)
             if len(used) == config.groups * config.group_size:
                 break
-        return _Collected(played, used, position)
+        return _Collected(played, envs, used, position)
+
+    @property
+    def unlocked(self) -> int | None:
+        """How many environments, from the first on, are open; None without a curriculum."""
+        return None if self.curriculum is None else self.curriculum.unlocked
+
+    def _curriculum(self) -> Curriculum | None:
+        threshold = self.config.curriculum
+        return None if threshold is None else Curriculum(threshold, self.config.curriculum_window)
+
+    def _promote(self, collected: _Collected) -> None:
+        """Unlocks the next environment if the newest one is mastered."""
+        if self.curriculum is None:
+            return
+        newest = self.curriculum.unlocked - 1
+        of_newest = [e for e, env in zip(collected.played, collected.envs, strict=True) if env == newest]
+        passed = [e.verdict.outcome is Outcome.CORRECT for e in of_newest if not math.isnan(e.reward)]
+        if self.curriculum.record(passed, len(self.config.envs)):
+            self.display.say(f"step {self.step}: environment {newest + 1} is mastered, the next one is unlocked")
 
     def _after_step(self) -> None:
         """Evaluation and checkpoint where they are due; also before the first step."""
@@ -257,6 +281,7 @@ class Trainer:
             "evaluated": self.evaluated,
             "learner": self.learner.state_dict(),
             "sampler": self.position,
+            "curriculum": None if self.curriculum is None else asdict(self.curriculum),
             "sync": self.sync.state_dict(),
             "best": None if self.best is None else asdict(self.best),
             "last": None if self.last is None else asdict(self.last),
@@ -269,6 +294,8 @@ class Trainer:
             return
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.position = state["sampler"]
+        if self.curriculum is not None and state["curriculum"] is not None:
+            self.curriculum = Curriculum(**state["curriculum"])
         self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
         self.learner.load_state_dict(state["learner"])
         self.sync.load_state_dict(state["sync"])
@@ -288,9 +315,10 @@ class Trainer:
 
 @dataclass(frozen=True)
 class _Collected:
-    """A step's episodes: all, those that it learns from, and the sampler's position after them."""
+    """A step's episodes: all with their environments, those that it learns from, and the sampler's position after."""
 
     played: list[Episode]
+    envs: list[int]
     used: list[Episode]
     position: list[int]
 
