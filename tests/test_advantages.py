@@ -1,11 +1,13 @@
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from verigym.agents.learners.advantages import (
+    GroupAdvantage,
     generalized_advantages,
     group_advantages,
     group_statistics,
@@ -14,9 +16,10 @@ from verigym.agents.learners.advantages import (
     whiten,
 )
 from verigym.agents.learners.losses import policy_loss
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.errors import ConfigError, UnknownNameError
 
 NAN = math.nan
+KINDS = get_args(GroupAdvantage)
 POLICY = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 ARM_REWARDS = torch.tensor([1.0, 0.2, 0.0], dtype=torch.float64)
 
@@ -42,14 +45,51 @@ def test_dr_grpo_advantages_are_returns_less_the_group_mean() -> None:
     assert advantages.tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
+def test_rloo_advantages_are_returns_less_the_mean_of_the_others() -> None:
+    advantages, _ = group_advantages(torch.tensor([1.0, 0.5, 0, 0]), torch.zeros(4, dtype=torch.long), kind="rloo")
+    assert advantages.tolist() == pytest.approx([1 - 0.5 / 3, 0.5 - 1 / 3, -0.5, -0.5])
+    # an unscorable episode is none of the others
+    advantages, _ = group_advantages(torch.tensor([1.0, NAN, 0, 0]), torch.zeros(4, dtype=torch.long), kind="rloo")
+    assert advantages.tolist() == pytest.approx([1.0, 0.0, -0.5, -0.5])
+
+
+def test_maxrl_advantages_are_over_the_share_of_successes() -> None:
+    rewards, group_ids = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0, 0, 0, NAN]), torch.tensor([0] * 4 + [1] * 4 + [2] * 3)
+    advantages, _ = group_advantages(rewards, group_ids, kind="maxrl")
+    assert advantages.tolist() == pytest.approx([3, -1, -1, -1, 1 / 3, 1 / 3, 1 / 3, -1, 0, 0, 0])
+    with pytest.raises(ConfigError, match=r"maxrl needs returns of at least 0, not -0.5"):
+        group_advantages(torch.tensor([1.0, -0.5]), torch.tensor([0, 0]), kind="maxrl")
+
+
+def test_reinforce_plus_plus_normalises_over_the_batch_whatever_the_groups() -> None:
+    rewards = torch.tensor([1.0, 0, 0, 3, NAN], dtype=torch.float64)
+    std = math.sqrt(6 / 3)  # mean 1, squares 0 1 1 4, ddof 1
+    advantages, valid = group_advantages(rewards, torch.tensor([0, 1, 2, 3, 4]), kind="reinforce++")
+    assert advantages.tolist() == pytest.approx([value / (std + 1e-4) for value in (0, -1, -1, 2)] + [0], rel=1e-12)
+    assert valid.tolist() == [True] * 4 + [False]
+    alike, _ = group_advantages(torch.full((3,), 0.1), torch.tensor([0, 1, 2]), kind="reinforce++")
+    assert alike.tolist() == [0, 0, 0]
+
+
+def test_reinforce_plus_plus_with_a_baseline_divides_the_centred_returns_by_their_std_over_the_batch() -> None:
+    rewards = torch.tensor([1.0, 0, 0, 5, 3, NAN, 0.1, 0.1, 0.1], dtype=torch.float64)
+    centred = [2 / 3, -1 / 3, -1 / 3, 1, -1, 0, 0, 0]
+    std = math.sqrt(sum(value**2 for value in centred) / 7)
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    advantages, _ = group_advantages(rewards, groups, kind="reinforce++_baseline")
+    expected = [value / (std + 1e-4) for value in centred]
+    assert advantages.tolist() == pytest.approx([*expected[:5], 0, *expected[5:]], rel=1e-12)
+    assert advantages[6:].tolist() == [0, 0, 0]
+
+
 def test_groups_go_by_id_in_any_order() -> None:
     rewards = torch.tensor([1.0, 10.0, 0.0, 30.0])
     advantages, _ = group_advantages(rewards, torch.tensor([7, -2, 7, -2]), kind="dr_grpo")
     assert advantages.tolist() == [0.5, -10.0, -0.5, 10.0]
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
-@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, -0.7, 1e30])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3, 0.7, 1e30])
 @pytest.mark.parametrize("size", [2, 3, 7, 10])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_group_with_equal_rewards_gets_exactly_zero_advantage(
@@ -61,7 +101,7 @@ def test_group_with_equal_rewards_gets_exactly_zero_advantage(
     assert valid.all()
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_unscorable_episode_leaves_the_baseline_and_is_not_valid(kind: str) -> None:
     with_it, valid = group_advantages(torch.tensor([1.0, NAN, 0.0, 0.0]), torch.zeros(4, dtype=torch.long), kind=kind)
     without, _ = group_advantages(torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, dtype=torch.long), kind=kind)
@@ -69,7 +109,7 @@ def test_an_unscorable_episode_leaves_the_baseline_and_is_not_valid(kind: str) -
     assert with_it.tolist() == [without[0], 0.0, without[1], without[2]]
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "reinforce++"])
 def test_groups_of_one_or_no_scorable_member_get_exactly_zero(kind: str) -> None:
     rewards, group_ids = torch.tensor([1.0, NAN, NAN, NAN, 0.1]), torch.tensor([0, 0, 1, 1, 2])
     advantages, valid = group_advantages(rewards, group_ids, kind=kind)
@@ -77,13 +117,14 @@ def test_groups_of_one_or_no_scorable_member_get_exactly_zero(kind: str) -> None
     assert valid.tolist() == [True, False, False, False, True]
 
 
-def test_permuting_the_episodes_permutes_the_advantages() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_permuting_the_episodes_permutes_the_advantages(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     rewards = torch.rand(24, generator=generator, dtype=torch.float64)
     group_ids = torch.arange(24) % 5
     order = torch.randperm(24, generator=generator)
-    expected, _ = group_advantages(rewards, group_ids)
-    actual, _ = group_advantages(rewards[order], group_ids[order])
+    expected, _ = group_advantages(rewards, group_ids, kind=kind)
+    actual, _ = group_advantages(rewards[order], group_ids[order], kind=kind)
     assert torch.allclose(actual, expected[order], rtol=1e-12, atol=1e-12)
 
 
@@ -103,16 +144,16 @@ def test_an_infinite_reward_a_wrong_shape_and_an_unknown_kind_are_refused() -> N
         group_advantages(torch.ones(2), torch.zeros(2), kind="gpro")
 
 
-def true_gradient() -> Tensor:
+def true_gradient(rewards: Tensor = ARM_REWARDS) -> Tensor:
     logits = POLICY.log().requires_grad_()
-    return torch.autograd.grad((logits.softmax(-1) * ARM_REWARDS).sum(), logits)[0]
+    return torch.autograd.grad((logits.softmax(-1) * rewards).sum(), logits)[0]
 
 
-def expected_ascent(kind: str, group_size: int) -> Tensor:
+def expected_ascent(kind: str, group_size: int, rewards: Tensor = ARM_REWARDS) -> Tensor:
     """Minus the exact expectation of the policy loss's gradient: every group of G arms, by its chance."""
     groups = torch.tensor(list(itertools.product(range(3), repeat=group_size)))  # (3^G, G)
     group_ids = torch.arange(len(groups)).repeat_interleave(group_size)
-    advantages, _ = group_advantages(ARM_REWARDS[groups].flatten(), group_ids, kind=kind)
+    advantages, _ = group_advantages(rewards[groups].flatten(), group_ids, kind=kind)
     logits = POLICY.log().requires_grad_()
     logprobs = torch.log_softmax(logits, -1)[groups]  # (3^G, G)
     losses = policy_loss(
@@ -131,6 +172,21 @@ def expected_ascent(kind: str, group_size: int) -> Tensor:
 def test_the_mean_baseline_gives_the_true_gradient_times_g_less_one_over_g(group_size: int) -> None:
     expected = true_gradient() * (group_size - 1) / group_size
     assert torch.allclose(expected_ascent("dr_grpo", group_size), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4, 5])
+def test_the_leave_one_out_baseline_gives_the_true_gradient(group_size: int) -> None:
+    assert torch.allclose(expected_ascent("rloo", group_size), true_gradient(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4, 5])
+def test_maxrl_climbs_the_likelihood_of_success_truncated_at_one_less_than_the_group(group_size: int) -> None:
+    # log p = -sum_k (1-p)^k / k (k up to G-1), whose gradient is (1 - (1-p)^(G-1)) / p times that of p
+    rewards = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    chance = 0.2
+    scale = (1 - (1 - chance) ** (group_size - 1)) / chance
+    expected = true_gradient(rewards) * scale
+    assert torch.allclose(expected_ascent("maxrl", group_size, rewards), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("group_size", [2, 3, 4, 5])

@@ -100,7 +100,8 @@ class Recorder:
     """Keeps the gradient and the weights of each step before it passes the step on."""
 
     def __init__(self, learner: GRPO, *, step: bool) -> None:
-        self.learner, self.optimizer, self.take = learner, learner.optimizer, step
+        self.learner, self.optimizer_step, self.take = learner, learner.optimizer.step, step
+        learner.optimizer.step = self.step
         self.gradients: list[dict[str, Tensor]] = []
         self.weights: list[dict[str, Tensor]] = []
 
@@ -109,7 +110,7 @@ class Recorder:
         self.gradients.append({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named.items()})
         self.weights.append({name: parameter.detach().clone() for name, parameter in named.items()})
         if self.take:
-            return self.optimizer.step()
+            return self.optimizer_step()
         self.learner.model.zero_grad()
         return {"grad_norm": 1.0, "skipped": 0.0}
 
@@ -124,7 +125,7 @@ def make_learner(model: PreTrainedModel, *, temperature: float = 0.7, **settings
 
 def gradient(model: PreTrainedModel, episodes: Sequence[Episode], **settings: object) -> dict[str, Tensor]:
     learner = make_learner(copy.deepcopy(model), **settings)
-    learner.optimizer = recorder = Recorder(learner, step=False)
+    recorder = Recorder(learner, step=False)
     learner.update(episodes, learner.advantages(episodes))
     (only,) = recorder.gradients
     return only
@@ -152,9 +153,33 @@ def plain_advantages(episodes: Sequence[Episode], kind: str) -> list[float]:
     for episode in episodes:
         group = [other.reward for other in episodes if other.group_id == episode.group_id]
         group = [reward for reward in group if not math.isnan(reward)]
-        spread = np.std(group, ddof=1) + 1e-4 if kind == "grpo" else 1.0
-        found.append((episode.reward - np.mean(group)) / spread)
+        found.append((episode.reward - np.mean(group)) / (np.std(group, ddof=1) + 1e-4 if kind == "grpo" else 1.0))
     return found
+
+
+def plain_losses(config: GRPOConfig, new: Tensor, before: Tensor, sampler: Tensor, advantage: float) -> Tensor:
+    """Of the tokens of one episode (T,), as the papers have them."""
+    ratio = (new - before).exp()
+    if config.loss == "ppo":
+        clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+        losses = -torch.minimum(ratio * advantage, clipped * advantage)
+    elif config.loss == "gspo":
+        whole = ((new - before).sum() / len(new)).exp()
+        clipped = whole.clamp(1 - config.gspo_clip_low, 1 + config.gspo_clip_high)
+        losses = -torch.minimum(whole * advantage, clipped * advantage).expand(len(new))
+    elif config.loss == "cispo":
+        losses = -ratio.clamp(max=config.cispo_max).detach() * advantage * new
+    else:
+        temperature = config.sapo_positive if advantage > 0 else config.sapo_negative
+        losses = -4 / temperature / (1 + (-temperature * (ratio - 1)).exp()) * advantage
+    gap = before - sampler
+    weights = {"none": torch.zeros_like(gap), "token": gap, "sequence": gap.sum().expand(len(gap))}[config.correction]
+    return losses * weights.exp().clamp(max=config.correction_max)
+
+
+def is_masked(config: GRPOConfig, before: Tensor, sampler: Tensor) -> bool:
+    gap = before - sampler
+    return bool(gap.abs().mean() > config.mask_gap or gap.sum().abs().exp() > config.mask_ratio)
 
 
 def plain_gradient(
@@ -172,9 +197,8 @@ def plain_gradient(
     for episode, advantage in zip(episodes, advantages, strict=True):
         new = plain_logprobs(model, episode)
         before = plain_logprobs(old, episode).detach() if old else new.detach()
-        ratio = (new - before).exp()
-        clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-        losses = -torch.minimum(ratio * advantage, clipped * advantage)
+        sampler = torch.from_numpy(episode.logprobs[episode.mask]).to(new.dtype)
+        losses = plain_losses(config, new, before, sampler, advantage)
         if reference is not None:
             d = plain_logprobs(reference, episode).detach() - new
             losses = losses + config.kl_coefficient * (d**2 / 2 if config.kl == "k2" else d.exp() - d - 1)
@@ -183,7 +207,7 @@ def plain_gradient(
             "dapo": 1 / tokens,
             "dr_grpo": 1 / (len(episodes) * MAX_POLICY_TOKENS),
         }[config.reduction]
-        loss = loss + losses.sum() * share
+        loss = loss + losses.sum() * (0.0 if is_masked(config, before, sampler) else share)
     loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
@@ -198,6 +222,10 @@ def plain_gradient(
         {"reduction": "dapo", "advantages": "grpo", "kl_coefficient": 0.5, "kl": "k2"},
         {"reduction": "grpo", "advantages": "dr_grpo", "kl_coefficient": 0.5, "kl": "k3"},
         {"reduction": "dr_grpo", "advantages": "grpo", "kl_coefficient": 0.5, "kl": "k3"},
+        {"reduction": "grpo", "loss": "gspo", "correction": "sequence"},
+        {"reduction": "dapo", "loss": "cispo", "correction": "token", "correction_max": 1.5},
+        {"reduction": "grpo", "loss": "sapo", "mask_gap": 1.2, "kl_coefficient": 0.5},
+        {"reduction": "dr_grpo", "loss": "ppo", "correction": "sequence", "mask_ratio": 30.0},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
@@ -212,15 +240,28 @@ def test_the_gradient_is_that_of_a_naive_loop_for_any_cut_and_order(settings: di
     assert distance(gradient(model, episodes[::-1], tokens_per_forward=60, **settings), expected) < limit
 
 
-def test_minibatches_take_whole_groups_and_normalise_by_their_own_episodes_and_tokens() -> None:
+OFF_POLICY = [
+    {"reduction": "grpo", "clip_low": 0.02, "clip_high": 0.02},
+    {"reduction": "dapo", "clip_low": 0.02, "clip_high": 0.02, "correction": "token"},
+    {"reduction": "dr_grpo", "clip_low": 0.02, "clip_high": 0.02},
+    {"reduction": "grpo", "loss": "gspo", "gspo_clip_low": 0.02, "gspo_clip_high": 0.02},
+    {"reduction": "dapo", "loss": "gspo", "gspo_clip_low": 0.05, "gspo_clip_high": 0.05, "correction": "sequence"},
+    {"reduction": "dapo", "loss": "cispo", "cispo_max": 1.02},
+    {"reduction": "grpo", "loss": "sapo", "sapo_negative": 3.0, "mask_gap": 1.2},
+]
+
+
+@pytest.mark.parametrize("settings", OFF_POLICY, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_minibatches_take_whole_groups_and_normalise_by_their_own_episodes_and_tokens(settings: dict) -> None:
     model, episodes = double_model(), make_batch()
-    for reduction in ("grpo", "dapo", "dr_grpo"):
-        config = GRPOConfig(lr=1e-2, minibatches=2, reduction=reduction, clip_low=0.02, clip_high=0.02)
-        learner = GRPO(copy.deepcopy(model), config, temperature=0.7, max_policy_tokens=MAX_POLICY_TOKENS)
-        learner.optimizer = recorder = Recorder(learner, step=True)
+    config = GRPOConfig(lr=1e-2, minibatches=2, **settings)
+    groups = list(dict.fromkeys(episode.group_id for episode in episodes))
+    advantages = plain_advantages(episodes, "grpo")
+    for tokens in (30, 10_000):
+        cut = replace(config, tokens_per_forward=tokens)
+        learner = GRPO(copy.deepcopy(model), cut, temperature=0.7, max_policy_tokens=MAX_POLICY_TOKENS)
+        recorder = Recorder(learner, step=True)
         metrics = learner.update(episodes, learner.advantages(episodes))
-        groups = list(dict.fromkeys(episode.group_id for episode in episodes))
-        advantages = plain_advantages(episodes, "grpo")
         assert len(recorder.gradients) == 2
         for step, part in enumerate((groups[:2], groups[2:])):
             mine = [i for i, episode in enumerate(episodes) if episode.group_id in part]
@@ -231,12 +272,12 @@ def test_minibatches_take_whole_groups_and_normalise_by_their_own_episodes_and_t
             assert distance(recorder.gradients[step], expected) < 1e-12
         # The second step no longer stands where the episodes' old log-probabilities were taken.
         assert metrics["approximate_kl"] > 1e-4
-        assert metrics["clip_low_share"] + metrics["clip_high_share"] > 0.05
+        assert (metrics["clip_low_share"] + metrics["clip_high_share"] > 0.05) == (config.loss != "sapo")
 
 
 def test_more_minibatches_than_groups_take_one_group_each() -> None:
     learner = make_learner(make_model(), minibatches=16)
-    learner.optimizer = recorder = Recorder(learner, step=True)
+    recorder = Recorder(learner, step=True)
     learner.update(make_batch(), learner.advantages(make_batch()))
     assert len(recorder.gradients) == len(REWARDS)
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from verigym.agents.learners.losses import (
+    clip_shares,
     entropy,
     kl_estimate,
     kl_loss,
@@ -393,31 +394,31 @@ def test_policy_metrics_of_two_by_three_tokens_worked_by_hand() -> None:
     ratio = tensor([[1.5, 0.5, 9.0], [1.5, 0.5, 0.5]])
     old = torch.full((2, 3), -2.0, dtype=torch.float64)
     weights = tensor([[1.0, 3.0, 99.0], [1.0, 1.0, 1.0]])  # exp(old - sampler)
-    actual = policy_metrics(
-        old + ratio.log(),
-        old,
-        old - weights.log(),
-        tensor([[1.0], [-1.0]]),
-        torch.tensor([[1, 1, 0], [1, 1, 1]]),
-        clip_low=0.2,
-        clip_high=0.28,
-    )
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    actual = policy_metrics(old + ratio.log(), old, old - weights.log(), mask)
     log = math.log
-    assert actual["clip_high_share"].item() == pytest.approx(1 / 5)
-    assert actual["clip_low_share"].item() == pytest.approx(2 / 5)
     assert actual["approximate_kl"].item() == pytest.approx((2 * (0.5 - log(1.5)) + 3 * (-0.5 - log(0.5))) / 5)
     assert actual["sampler_gap_mean"].item() == pytest.approx(log(3) / 5)
     assert actual["sampler_gap_max"].item() == pytest.approx(log(3))
     assert actual["effective_sample_share"].item() == pytest.approx(7**2 / (5 * (3**2 + 4)))
 
 
+def test_clip_shares_count_tokens_that_went_too_far_the_way_their_advantage_asks_for() -> None:
+    ratio, mask = tensor([[1.5, 0.5, 9.0], [1.5, 0.5, 0.5]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    actual = clip_shares(ratio.log(), tensor([[1.0], [-1.0]]), mask, low=0.8, high=1.28)
+    assert {name: value.item() for name, value in actual.items()} == pytest.approx(
+        {"clip_high_share": 1 / 5, "clip_low_share": 2 / 5}
+    )
+    with pytest.raises(ValueError, match=r"advantages has shape \(2,\)"):
+        clip_shares(ratio, tensor([1.0, 1.0]), mask, low=0.8, high=1.28)
+
+
 def test_policy_metrics_ignore_garbage_under_the_mask_and_survive_an_empty_one() -> None:
     dirty = torch.tensor([[-1.0, math.nan, math.inf, -math.inf]])
-    inputs = (dirty, dirty, dirty, torch.tensor([[1.0]]))
-    one = policy_metrics(*inputs, torch.tensor([[1, 0, 0, 0]]), clip_low=0.2, clip_high=0.2)
-    none = policy_metrics(*inputs, torch.tensor([[0, 0, 0, 0]]), clip_low=0.2, clip_high=0.2)
-    assert {name: value.item() for name, value in one.items() if value != 0} == {"effective_sample_share": 1.0}
-    assert all(value.item() == 0 for value in none.values())
+    for mask, expected in (([[1, 0, 0, 0]], {"effective_sample_share": 1.0}), ([[0, 0, 0, 0]], {})):
+        found = policy_metrics(dirty, dirty, dirty, torch.tensor(mask))
+        found |= clip_shares(dirty - dirty, torch.tensor([[1.0]]), torch.tensor(mask), low=0.8, high=1.2)
+        assert {name: value.item() for name, value in found.items() if value != 0} == expected
 
 
 def test_value_loss_is_the_larger_of_the_plain_and_the_clipped_error() -> None:

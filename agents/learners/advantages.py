@@ -5,12 +5,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.errors import ConfigError, UnknownNameError
 
 # B episodes, T tokens, G episodes of one group
 # A reward of NaN marks an unscorable episode (INFRA_ERROR).
 
-GroupAdvantage = Literal["grpo", "dr_grpo"]
+GroupAdvantage = Literal["grpo", "dr_grpo", "rloo", "maxrl", "reinforce++", "reinforce++_baseline"]
 
 
 def group_advantages(
@@ -20,30 +20,44 @@ def group_advantages(
     kind: GroupAdvantage = "grpo",
     std_epsilon: float = 1e-4,
 ) -> tuple[Tensor, Tensor]:
-    """Each episode's return against those of its group: `(advantages, valid)`, both (B,).
+    """Each episode's return against those of its group, or of the batch: `(advantages, valid)`, both (B,).
 
     - grpo (R - mean) / (std + std_epsilon) (Shao et al. 2024, arXiv:2402.03300)
     - dr_grpo R - mean (Liu et al. 2025, arXiv:2503.20783): in expectation (G-1)/G of the true gradient, to
       which grpo's is not parallel
+    - rloo G/(G-1) (R - mean), the return less the mean of the other G-1 (Ahmadian et al. 2024, arXiv:2402.14740):
+      in expectation the true gradient
+    - maxrl (R - mean) / mean, 0 where the mean is 0 (Tajwar, Zeng et al. 2026, "Maximum Likelihood Reinforcement
+      Learning", arXiv:2602.02710, algorithm 1). For a chance p of success it is in expectation
+      (1 - (1-p)^(G-1)) / p times the true gradient: that of log p as G grows
+    - reinforce++ (R - mean) / (std + std_epsilon) of the batch, not of the group (Hu 2025, arXiv:2501.03262)
+    - reinforce++_baseline R less its group's mean, over the batch's std of that (the same paper, for G > 1)
     `rewards` (B,) are the returns of episodes, in the task's units; `group_ids` (B,) are integers, equal for
     episodes that started from one state, in any order. An unscorable episode (NaN) enters no baseline and
     comes back with advantage 0 and valid False: leave it out of the mask and of the counts B and N.
-    The paper says neither: the std divides by G-1, and std_epsilon is 1e-4, as in TRL.
-    Departure: a group whose scorable returns are equal, or are but one, gets exactly 0. The mean of equal
-    numbers may round, and a division by std_epsilon would make a signal of the rest.
-    Raises UnknownNameError for another kind, ValueError for shapes that differ or an infinite reward.
+    The papers say neither: the std divides by G-1 (B-1), and std_epsilon is 1e-4, as in TRL.
+    Departures: a group whose scorable returns are equal, or are but one, gets exactly 0, and so does a batch for
+    reinforce++. The mean of equal numbers may round, and a division by std_epsilon would make a signal of the rest.
+    reinforce++ counts episodes, not tokens, in its batch statistics, so that long ones weigh no more; its KL is the
+    learner's loss, not k1 in the reward; the batch mean of centred returns, 0 but for rounding, is not subtracted.
+    maxrl, which the paper derives for returns of 0 and 1, takes any return of at least 0.
+    Raises UnknownNameError for another kind, ValueError for shapes that differ or an infinite reward, ConfigError
+    for a negative return with maxrl, whose sign its mean would turn.
     """
     if kind not in get_args(GroupAdvantage):
         raise UnknownNameError.of("group advantage", kind, get_args(GroupAdvantage))
     rewards, valid = _check(rewards, group_ids)
+    if kind == "maxrl" and (rewards < 0).any():
+        raise ConfigError(f"maxrl needs returns of at least 0, not {float(rewards[valid].min()):g}: use rloo or grpo")
     advantages = torch.zeros_like(rewards)
+    if kind == "reinforce++":
+        group_ids = torch.zeros_like(group_ids)  # the batch is one group
     for group_id in group_ids.unique():
         members = (group_ids == group_id) & valid
-        group = rewards[members]  # (G,)
-        if _without_variance(group):
-            continue
-        centred = group - group.mean()
-        advantages[members] = centred if kind == "dr_grpo" else centred / (group.std(correction=1) + std_epsilon)
+        if not _without_variance(rewards[members]):
+            advantages[members] = _against_the_group(rewards[members], kind, std_epsilon)
+    if kind == "reinforce++_baseline" and not _without_variance(advantages[valid]):
+        advantages[valid] /= advantages[valid].std(correction=1) + std_epsilon
     return advantages, valid
 
 
@@ -149,6 +163,18 @@ def whiten(advantages: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor
     if _without_variance(own):
         return torch.where(policy, advantages, 0.0)
     return torch.where(policy, (advantages - own.mean()) / (own.std(correction=1) + epsilon), 0.0)
+
+
+def _against_the_group(group: Tensor, kind: GroupAdvantage, std_epsilon: float) -> Tensor:
+    """The advantages of a group (G,) of at least two returns that differ."""
+    centred = group - group.mean()
+    if kind in ("grpo", "reinforce++"):
+        return centred / (group.std(correction=1) + std_epsilon)
+    if kind == "rloo":
+        return centred * (len(group) / (len(group) - 1))
+    if kind == "maxrl":
+        return centred / group.mean()
+    return centred
 
 
 def _check(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,9 @@ class MicroBatch:
         self.predicting = torch.from_numpy(np.concatenate(predicting)).to(device)  # (M,)
         self.targets = self._policy([episode.token_ids for episode in episodes], places, device)
         self.sampler_logprobs = self._policy([episode.logprobs for episode in episodes], places, device)
-        lengths = np.repeat(self.counts, self.counts)
+        lengths, rows = np.repeat([self.counts, range(len(self.counts))], self.counts, axis=1)
         self.lengths = torch.from_numpy(lengths).to(device)  # (M,) policy tokens of its episode
+        self.rows = torch.from_numpy(rows).to(device)  # (M,) which of these episodes it belongs to
         self.advantages = self.flat(sequences.advantages)
         self.old_logprobs = None if sequences.old_logprobs is None else self.flat(sequences.old_logprobs)
         self.ref_logprobs = None if sequences.ref_logprobs is None else self.flat(sequences.ref_logprobs)

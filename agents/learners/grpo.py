@@ -49,11 +49,13 @@ class GRPO(PolicyLearner):
             batches = [replace(batch, ref_logprobs=self._logprobs(self.reference, batch)) for batch in batches]
         seen: list[Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
+        metrics = self._metrics(seen)
         return {
             "loss": float(np.mean([step.loss for step in steps])),
             "grad_norm": float(np.mean([step.grad_norm for step in steps])),
             "skipped_steps": float(sum(step.skipped for step in steps)),
-            **self._metrics(seen),
+            **metrics,
+            **self._advance(metrics["kl"], sum(batch.num_episodes for batch in batches)),
         }
 
     def _minibatches(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> list[Sequences]:

@@ -1,5 +1,6 @@
 """Policy-gradient losses for language models: pure functions of tensors that read as the papers."""
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,9 @@ from verigym.tasks.errors import ConfigError, UnknownNameError
 
 # B episodes, T tokens, N policy tokens in the whole optimizer step, V vocabulary
 # Per-token tensors are (B, T), or any one shape when episodes are packed or flat. Logarithms are in nats.
+# `episodes`, in that shape too, says which episode a token belongs to: small integers, in any order.
 
+Correction = Literal["none", "token", "sequence"]
 KLKind = Literal["k1", "k2", "k3"]
 Reduction = Literal["grpo", "dapo", "dr_grpo"]
 
@@ -47,22 +50,139 @@ def policy_loss(
     *,
     clip_low: float,
     clip_high: float,
+    dual_clip: float = math.inf,
 ) -> Tensor:
     """PPO's clipped surrogate of each token, as a loss to minimise (arXiv:1707.06347, eq. 7).
 
     `logprobs`, `old_logprobs` and `mask` (1 on the policy's own tokens) are (B, T); `advantages` is (B, T) or
     (B, 1). Returns (B, T), 0 where the mask is 0 whatever stands there; only `logprobs` receives a gradient.
+    `dual_clip`, above 1 + clip_high, bounds the ratio of a negative advantage too (Ye et al. 2020, arXiv:1912.09729,
+    with 3): the loss of a token is then at most dual_clip |A|.
     Raises ValueError for shapes that would broadcast by accident, such as advantages of shape (B,).
     Departures: two bounds, 1 - clip_low and 1 + clip_high (DAPO, arXiv:2503.14476; equal bounds are PPO's);
     the log-ratio is clamped to +-20, because one overflowing token would make the whole step's gradient NaN.
     """
-    _require_shape(logprobs, old_logprobs=old_logprobs, mask=mask)
-    _require_expandable(logprobs, advantages=advantages)
-    policy = mask.bool()
+    policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
     ratio = _ratio(logprobs, old_logprobs.detach(), policy)  # (B, T)
-    advantages = torch.where(policy, advantages.detach(), 0.0)  # (B, T)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -torch.min(ratio.clamp(max=dual_clip) * advantages, clipped * advantages)
+
+
+def gspo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    episodes: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> Tensor:
+    """Group sequence policy optimisation: one ratio for an episode, s = exp(mean of its tokens' log-ratios).
+
+    Zheng et al. 2025, arXiv:2507.18071, with bounds 3e-4 and 4e-4 and the `grpo` reduction. This is the
+    paper's GSPO-token: each token's ratio has the value s, and the gradient of its own log-probability times s. Where
+    an episode's tokens share their advantage, value and gradient of its loss are those of GSPO; where they do not (a
+    critic's), each token still answers for its own.
+    `episodes` (B, T) must have all tokens of an episode in one call: the ratio is a mean over them. The other shapes,
+    errors and the clamp are those of `policy_loss`.
+    """
+    policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
+    mean = episode_means(logprobs.detach() - old_logprobs.detach(), mask, episodes)  # (B, T)
+    own = torch.where(policy, logprobs, 0.0)
+    ratio = (mean.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) + own - own.detach()).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     return -torch.min(ratio * advantages, clipped * advantages)
+
+
+def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, ratio_max: float) -> Tensor:
+    """CISPO: REINFORCE on every token, weighed by its ratio, which is cut at a maximum and carries no gradient.
+
+    -stopgrad(min(r, ratio_max)) A log p (MiniMax-M1 2025, arXiv:2506.13585). No token's gradient is
+    lost to a clip. Shapes, errors and the clamp are those of `policy_loss`.
+    The paper bounds the ratio at 1 + eps_high, and does not bound it from below; `ratio_max` is that bound itself, 5
+    in TRL and in ScaleRL (arXiv:2510.13786).
+    """
+    policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
+    weights = _ratio(logprobs, old_logprobs, policy).detach().clamp(max=ratio_max)  # (B, T)
+    return -weights * advantages * torch.where(policy, logprobs, 0.0)
+
+
+def sapo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    positive_temperature: float,
+    negative_temperature: float,
+) -> Tensor:
+    """Soft adaptive policy optimisation: a sigmoid gate in the place of the clip.
+
+    -(4 / tau) sigmoid(tau (r - 1)) A, tau being `positive_temperature` for A > 0 and `negative_temperature`
+    otherwise (Gao et al. 2025, arXiv:2511.20347, with 1.0 and 1.05). At r = 1 the gradient is REINFORCE's; it fades on
+    both sides, faster for a higher temperature. Shapes, errors and the clamp are those of `policy_loss`.
+    The paper averages over each episode, then over episodes: the `grpo` reduction.
+    """
+    policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
+    ratio = _ratio(logprobs, old_logprobs.detach(), policy)  # (B, T)
+    temperature = torch.where(advantages > 0, positive_temperature, negative_temperature).to(ratio.dtype)
+    return -(4 / temperature) * torch.sigmoid(temperature * (ratio - 1)) * advantages
+
+
+def episode_means(values: Tensor, mask: Tensor, episodes: Tensor) -> Tensor:
+    """The mean of `values` over the policy tokens of its episode, at each policy token; 0 where the mask is 0.
+
+    All tensors have one shape, which is returned. Raises ValueError for shapes that differ.
+    """
+    _require_shape(values, mask=mask, episodes=episodes)
+    policy = mask.bool()
+    counts = _episode_sums(torch.ones_like(values), policy, episodes)
+    return _episode_sums(values, policy, episodes) / counts.clamp(min=1)
+
+
+@torch.no_grad()
+def importance_weights(
+    old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, episodes: Tensor, *, level: Correction, maximum: float
+) -> Tensor:
+    """What to multiply each token's policy loss by, where another policy sampled than the old one.
+
+    w = min(exp(old - sampler), maximum) of each `token` (truncated importance sampling, Yao et al. 2025, "Your
+    efficient RL framework secretly brings you off-policy RL training", with 2), or of its whole `sequence`,
+    exp(sum(old - sampler)); 1 for `none`. It corrects for the sampler's engine and for weights that lag behind, apart
+    from the loss's own ratio, which is to the old policy, and carries no gradient.
+    All tensors are (B, T), which is returned; 1 where the mask is 0. The log-ratio is clamped to +-20.
+    Raises UnknownNameError for another level, ValueError for shapes that differ.
+    """
+    _require_shape(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, episodes=episodes)
+    policy = mask.bool()
+    if level == "none":
+        return torch.ones_like(old_logprobs)
+    if level == "token":
+        return _ratio(old_logprobs, sampler_logprobs, policy).clamp(max=maximum)
+    if level == "sequence":
+        log_ratio = _episode_sums(old_logprobs - sampler_logprobs, policy, episodes)
+        return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=maximum)
+    raise UnknownNameError.of("correction", level, get_args(Correction))
+
+
+@torch.no_grad()
+def sequence_mask(
+    old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, episodes: Tensor, *, max_gap: float, max_ratio: float
+) -> Tensor:
+    """The mask without the episodes that the sampler and the old policy see too differently.
+
+    An episode stays if the mean of its |old - sampler| is at most `max_gap` nats, and exp(sum(old - sampler)) lies in
+    [1 / max_ratio, max_ratio] (sequence-level masked importance sampling, Liu et al. 2025, "When speed kills
+    stability"); infinite bounds keep all. A dropped episode has no loss, but stays in the counts B and N, so that the
+    gradient of the rest has the same scale whoever is dropped, and in its group's baseline.
+    All tensors are (B, T); returns a boolean mask of that shape. Raises ValueError for shapes that differ.
+    """
+    _require_shape(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, episodes=episodes)
+    policy = mask.bool()
+    difference = old_logprobs - sampler_logprobs
+    near = episode_means(difference.abs(), policy, episodes) <= max_gap
+    return policy & near & (_episode_sums(difference, policy, episodes).abs() <= math.log(max_ratio))
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
@@ -174,45 +294,43 @@ def reduce(token_losses: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def policy_metrics(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    sampler_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> dict[str, Tensor]:
+def policy_metrics(logprobs: Tensor, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """How far the current, the old and the sampler's policy are apart, over the tokens of the mask.
 
     Every value is (). Pass the tokens of the whole step at once (flat is fine): an effective sample size is
     no mean of its parts.
-    - `clip_low_share`, `clip_high_share`: tokens whose gradient the clip removed, at either bound, of all.
     - `approximate_kl`: KL(old || new) by k3 on old's samples, in nats per token.
     - `sampler_gap_mean`, `sampler_gap_max`: |old - sampler| in nats, the engine's noise and its lag.
     - `effective_sample_share`: (sum w)^2 / (N sum w^2) with w = exp(old - sampler), 1 when the two agree.
-    Without policy tokens all are 0. Shapes and errors are those of `policy_loss`.
+    Without policy tokens all are 0. Raises ValueError for shapes that differ.
     """
     _require_shape(logprobs, old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask)
-    _require_expandable(logprobs, advantages=advantages)
     policy = mask.bool()
     count = policy.sum().clamp(min=1)
-
-    def mean(values: Tensor) -> Tensor:
-        return torch.where(policy, values, 0.0).sum() / count
-
-    ratio = _ratio(logprobs, old_logprobs, policy)  # (B, T)
     gap = torch.where(policy, (old_logprobs - sampler_logprobs).abs(), 0.0)
     weights = _ratio(old_logprobs, sampler_logprobs, policy) * policy
     smallest = torch.finfo(weights.dtype).tiny
     return {
-        "clip_low_share": mean(((ratio < 1 - clip_low) & (advantages < 0)).to(ratio.dtype)),
-        "clip_high_share": mean(((ratio > 1 + clip_high) & (advantages > 0)).to(ratio.dtype)),
-        "approximate_kl": mean(kl_estimate(old_logprobs, logprobs, "k3")),
+        "approximate_kl": torch.where(policy, kl_estimate(old_logprobs, logprobs, "k3"), 0.0).sum() / count,
         "sampler_gap_mean": gap.sum() / count,
         "sampler_gap_max": gap.max() if gap.numel() else gap.sum(),
         "effective_sample_share": weights.sum().square() / (count * weights.square().sum()).clamp(min=smallest),
+    }
+
+
+@torch.no_grad()
+def clip_shares(log_ratio: Tensor, advantages: Tensor, mask: Tensor, *, low: float, high: float) -> dict[str, Tensor]:
+    """Shares of the mask's tokens that went too far the way their advantage asks for, where the loss holds them back.
+
+    `clip_low_share` (ratio < low, A < 0) and `clip_high_share` (ratio > high, A > 0), each (); 0 without tokens.
+    `log_ratio` and `mask` are (B, T), `advantages` (B, T) or (B, 1); `low` and `high` are ratios.
+    Raises ValueError for shapes that would broadcast by accident.
+    """
+    policy, advantages = _prepare(log_ratio, log_ratio, advantages, mask)
+    ratio, count = log_ratio.exp(), policy.sum().clamp(min=1)
+    return {
+        "clip_low_share": ((ratio < low) & (advantages < 0)).sum() / count,
+        "clip_high_share": ((ratio > high) & (advantages > 0)).sum() / count,
     }
 
 
@@ -223,10 +341,26 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(precise / temperature, dim=-1)
 
 
+def _prepare(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask as booleans and the advantages (B, T), 0 off it; ValueError for shapes that broadcast by accident."""
+    _require_shape(logprobs, old_logprobs=old_logprobs, mask=mask)
+    _require_expandable(logprobs, advantages=advantages)
+    policy = mask.bool()
+    return policy, torch.where(policy, advantages.detach(), 0.0)
+
+
 def _ratio(logprobs: Tensor, old_logprobs: Tensor, policy: Tensor) -> Tensor:
     """exp(logprobs - old_logprobs), and 1 off the policy's tokens, chosen before exp: inf * 0 is NaN."""
     log_ratio = torch.where(policy, logprobs - old_logprobs, 0.0)
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def _episode_sums(values: Tensor, policy: Tensor, episodes: Tensor) -> Tensor:
+    """The sum of `values` over the policy tokens of its episode, at each policy token; 0 off them."""
+    index = episodes.flatten()
+    sums = values.new_zeros(int(index.max()) + 1 if index.numel() else 0)
+    sums = sums.index_add(0, index, torch.where(policy, values, 0.0).flatten())
+    return torch.where(policy, sums[index].view_as(values), 0.0)
 
 
 def _require_shape(expected: Tensor, **tensors: Tensor) -> None:

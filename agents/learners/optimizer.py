@@ -1,11 +1,14 @@
-"""AdamW with a clipped gradient that never takes a non-finite step."""
+"""AdamW with a clipped gradient that never takes a non-finite step, and a learning rate that follows the run."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from verigym.tasks.errors import RunError
 
@@ -15,7 +18,8 @@ _MAX_BAD_STEPS = 3
 class Optimizer:
     """Steps on the accumulated gradient and clears it.
 
-    A non-finite gradient norm skips the step and is counted; three in a row raise RunError.
+    A non-finite gradient norm skips the step and is counted; three in a row raise RunError. `schedule` is what `lr`
+    is multiplied by at each step of the run, from 0; `advance` goes on to the next one.
     """
 
     def __init__(
@@ -25,13 +29,26 @@ class Optimizer:
         beta2: float = 0.95,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        schedule: Callable[[int], float] = lambda step: 1.0,
     ) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.max_grad_norm, self.bad_steps = max_grad_norm, 0
+        self.max_grad_norm, self.schedule, self.bad_steps = max_grad_norm, schedule, 0
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
         self.adamw = torch.optim.AdamW(
             self.parameters, lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=fused
         )
+        self.scheduler = LambdaLR(self.adamw, schedule)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this step of the run."""
+        return float(self.adamw.param_groups[0]["lr"])
+
+    def advance(self) -> None:
+        """To the next step of the run, whether or not this one had a gradient."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def step(self) -> dict[str, float]:
         """One step; returns `grad_norm` before clipping and `skipped` (1 if the step was not taken)."""
@@ -48,8 +65,13 @@ class Optimizer:
         return {"grad_norm": norm if finite else 0.0, "skipped": float(not finite)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"adamw": self.adamw.state_dict(), "bad_steps": self.bad_steps}
+        scheduler = self.scheduler.state_dict()
+        return {"adamw": self.adamw.state_dict(), "scheduler": scheduler, "bad_steps": self.bad_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adamw.load_state_dict(state["adamw"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        # What was saved is the rate for the old number of steps: a run that is resumed for more falls more slowly.
+        for group, lr in zip(self.adamw.param_groups, self.scheduler.base_lrs, strict=True):
+            group["lr"] = lr * self.schedule(self.scheduler.last_epoch)
         self.bad_steps = state["bad_steps"]

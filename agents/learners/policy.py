@@ -1,4 +1,4 @@
-"""What every policy-gradient learner does: the clipped loss, step by step, over batches of whole episodes."""
+"""What every policy-gradient learner does: the loss on the policy, step by step, over batches of whole episodes."""
 
 # B episodes of a step, M policy tokens of a forward
 
@@ -20,27 +20,40 @@ from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_p
 from verigym.agents.learners.config import PolicyConfig
 from verigym.agents.learners.losses import (
     KLKind,
+    cispo_loss,
+    clip_shares,
     entropy,
+    episode_means,
+    gspo_loss,
+    importance_weights,
     kl_estimate,
     kl_loss,
     policy_loss,
     policy_metrics,
     reduce,
+    sapo_loss,
+    sequence_mask,
     token_logprobs,
     token_weights,
 )
 from verigym.agents.learners.optimizer import Optimizer
+from verigym.agents.learners.schedules import adapt_kl_coefficient, lr_schedule
 from verigym.tasks.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Forward:
-    """What the metrics need of one forward's policy tokens: all (M,)."""
+    """What the metrics need of one forward's policy tokens: all (M,).
+
+    `log_ratio` is what the loss clips: of each token, or of its episode. `kept` is False where the loss was masked.
+    """
 
     logprobs: Tensor
     old_logprobs: Tensor
     sampler_logprobs: Tensor
     advantages: Tensor
+    log_ratio: Tensor
+    kept: Tensor
     entropy: Tensor
     kl: Tensor
 
@@ -62,6 +75,7 @@ class PolicyLearner(ABC):
         reference: frozen; needed if and only if `config.kl_coefficient` is above 0.
         temperature: the sampler's, which also divides the learner's logits.
         max_policy_tokens: the budget of policy tokens per episode, for the dr_grpo reduction.
+        steps: the run's, of which each is one `update`; a learning rate that falls needs to know.
         autocast: run forwards in this precision (bfloat16 on GPU); weights and losses stay as they are.
     """
 
@@ -75,6 +89,7 @@ class PolicyLearner(ABC):
         reference: PreTrainedModel | None = None,
         temperature: float = 1.0,
         max_policy_tokens: int = 1024,
+        steps: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         if (reference is not None) != (config.kl_coefficient > 0):
@@ -84,7 +99,8 @@ class PolicyLearner(ABC):
             check_packing(network, network.config.get_text_config().vocab_size, network.device)
         self.model, self.reference, self.settings = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
-        self.optimizer = Optimizer(model, config.lr, config.adam_beta2, config.weight_decay, config.max_grad_norm)
+        self.steps, self.kl_coefficient = steps, config.kl_coefficient
+        self.optimizer = self._optimizer(model, config.lr)
 
     @abstractmethod
     def advantages(self, episodes: Sequence[Episode]) -> Any:
@@ -96,10 +112,12 @@ class PolicyLearner(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's weights."""
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "kl_coefficient": self.kl_coefficient}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.settings.kl_control == "adaptive":
+            self.kl_coefficient = state["kl_coefficient"]
 
     def statistics(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Shares of the groups whose returns are all equal; see `group_statistics`."""
@@ -134,37 +152,81 @@ class PolicyLearner(ABC):
             logprobs = token_logprobs(logits, micro.targets, self.temperature)  # (M,)
             # With one step per batch the policy is still the one that sampled: its ratio is 1, its gradient is not 0.
             old_logprobs = logprobs.detach() if micro.old_logprobs is None else micro.old_logprobs
-            mask = torch.ones_like(micro.targets)
-            losses = policy_loss(
-                logprobs,
-                old_logprobs,
-                micro.advantages.to(logprobs.dtype),
-                mask,
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-            )
+            kept = self._kept(old_logprobs, micro)  # (M,)
+            losses = self._policy_losses(logprobs, old_logprobs, kept, micro)
+            losses = losses * self._corrections(old_logprobs, kept, micro)
             kl = torch.zeros_like(logprobs.detach())
             if micro.ref_logprobs is not None:
-                losses = losses + config.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, mask, kind=self.kl)
+                losses = losses + self.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, kept, kind=self.kl)
                 kl = kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3")
             spread = self._entropy(logits)  # (M,)
             losses = losses - config.entropy_coefficient * spread
-            loss = reduce(losses, self._weights(micro, batch, logprobs.dtype))
+            loss = reduce(losses, self._weights(micro, batch, kept, logprobs.dtype))
             loss.backward()
             loss_sum += loss.detach()
             seen.append(
-                Forward(logprobs.detach(), old_logprobs, micro.sampler_logprobs, micro.advantages, spread.detach(), kl)
+                Forward(
+                    logprobs.detach(),
+                    old_logprobs,
+                    micro.sampler_logprobs,
+                    micro.advantages,
+                    self._log_ratio(logprobs.detach() - old_logprobs, micro),
+                    kept,
+                    spread.detach(),
+                    kl,
+                )
             )
         step = self.optimizer.step()
         return Step(float(loss_sum), step["grad_norm"], bool(step["skipped"]))
+
+    def _policy_losses(self, logprobs: Tensor, old_logprobs: Tensor, kept: Tensor, micro: MicroBatch) -> Tensor:
+        """The loss of each policy token (M,), before it is weighed."""
+        config = self.settings
+        inputs = (logprobs, old_logprobs, micro.advantages.to(logprobs.dtype), kept)
+        if config.loss == "gspo":
+            return gspo_loss(*inputs, micro.rows, clip_low=config.gspo_clip_low, clip_high=config.gspo_clip_high)
+        if config.loss == "cispo":
+            return cispo_loss(*inputs, ratio_max=config.cispo_max)
+        if config.loss == "sapo":
+            above, below = config.sapo_positive, config.sapo_negative
+            return sapo_loss(*inputs, positive_temperature=above, negative_temperature=below)
+        return policy_loss(*inputs, clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip)
+
+    def _log_ratio(self, log_ratio: Tensor, micro: MicroBatch) -> Tensor:
+        """What the loss clips: the log-ratio of each token (M,), or the mean of its episode's."""
+        by_episode = self.settings.loss == "gspo"
+        return episode_means(log_ratio, torch.ones_like(log_ratio), micro.rows) if by_episode else log_ratio
+
+    def _kept(self, old_logprobs: Tensor, micro: MicroBatch) -> Tensor:
+        """True (M,) on the tokens of episodes that the sampler saw much as the learner does."""
+        return sequence_mask(
+            old_logprobs,
+            micro.sampler_logprobs,
+            torch.ones_like(micro.targets),
+            micro.rows,
+            max_gap=self.settings.mask_gap,
+            max_ratio=self.settings.mask_ratio,
+        )
+
+    def _corrections(self, old_logprobs: Tensor, kept: Tensor, micro: MicroBatch) -> Tensor:
+        """The importance weight of each policy token (M,)."""
+        config = self.settings
+        return importance_weights(
+            old_logprobs,
+            micro.sampler_logprobs,
+            kept,
+            micro.rows,
+            level=config.correction,
+            maximum=config.correction_max,
+        )
 
     def _entropy(self, logits: Tensor) -> Tensor:
         """Per token, with a gradient only if the loss rewards it."""
         return entropy(logits if self.settings.entropy_coefficient else logits.detach(), self.temperature)
 
-    def _weights(self, micro: MicroBatch, batch: Sequences, dtype: torch.dtype) -> Tensor:
+    def _weights(self, micro: MicroBatch, batch: Sequences, kept: Tensor, dtype: torch.dtype) -> Tensor:
         return token_weights(
-            torch.ones_like(micro.targets),
+            kept,
             micro.lengths,
             reduction=self.settings.reduction,
             num_episodes=batch.num_episodes,
@@ -179,18 +241,32 @@ class PolicyLearner(ABC):
         def flat(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in seen]) if seen else torch.zeros(0)
 
-        kl, spread = flat("kl"), flat("entropy")
-        metrics = policy_metrics(
-            flat("logprobs"),
-            flat("old_logprobs"),
-            flat("sampler_logprobs"),
-            flat("advantages"),
-            torch.ones_like(kl),
-            clip_low=self.settings.clip_low,
-            clip_high=self.settings.clip_high,
-        )
-        metrics |= {"entropy": spread.sum() / max(1, len(spread)), "kl": kl.sum() / max(1, len(kl))}
+        kl, spread, kept = flat("kl"), flat("entropy"), flat("kept")
+        every, count = torch.ones_like(kl), max(1, len(kl))
+        low, high = self.settings.clip_bounds
+        metrics = policy_metrics(flat("logprobs"), flat("old_logprobs"), flat("sampler_logprobs"), every)
+        metrics |= clip_shares(flat("log_ratio"), flat("advantages"), every, low=low, high=high)
+        metrics |= {"entropy": spread.sum() / count, "kl": kl.sum() / count, "masked_share": (kept == 0).sum() / count}
         return {name: float(value) for name, value in metrics.items()}
+
+    def _optimizer(self, network: torch.nn.Module, lr: float) -> Optimizer:
+        config = self.settings
+        schedule = lr_schedule(config.lr_schedule, warmup=config.lr_warmup, steps=self.steps)
+        return Optimizer(network, lr, config.adam_beta2, config.weight_decay, config.max_grad_norm, schedule=schedule)
+
+    def _advance(self, kl: float, episodes: int) -> dict[str, float]:
+        """To the run's next step: the learning rate and the KL's weight of this one, as metrics, and those to come."""
+        metrics = {"lr": self.optimizer.lr, "kl_coefficient": self.kl_coefficient}
+        self.optimizer.advance()
+        if self.settings.kl_control == "adaptive":
+            self.kl_coefficient = adapt_kl_coefficient(
+                self.kl_coefficient,
+                kl,
+                target=self.settings.kl_target,
+                episodes=episodes,
+                horizon=self.settings.kl_horizon,
+            )
+        return metrics
 
     @torch.no_grad()
     def _logprobs(self, model: PreTrainedModel, batch: Sequences) -> list[Values]:

@@ -18,7 +18,6 @@ from verigym.agents.learners.advantages import generalized_advantages, whiten
 from verigym.agents.learners.batch import MicroBatch, Sequences, Values
 from verigym.agents.learners.config import PPOConfig
 from verigym.agents.learners.losses import kl_estimate, value_loss
-from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.policy import Forward, PolicyLearner, Step
 from verigym.agents.scalar import ScalarModel
 
@@ -53,9 +52,7 @@ class PPO(PolicyLearner):
     ) -> None:
         super().__init__(model, config, **options)
         self.config, self.critic, self.seed, self.updates = config, critic, seed, 0
-        self.critic_optimizer = Optimizer(
-            critic, config.critic_lr, config.adam_beta2, config.weight_decay, config.max_grad_norm
-        )
+        self.critic_optimizer = self._optimizer(critic, config.critic_lr)
 
     def advantages(self, episodes: Sequence[Episode]) -> Credit:
         """Generalised advantages of every policy token; a turn's reward is that of its last token."""
@@ -90,11 +87,13 @@ class PPO(PolicyLearner):
                     policy_steps.append(self._step(batch, seen))
                 critic_steps.append(self._critic_step(batch, credit, part.tolist()))
         self.updates += 1
+        self.critic_optimizer.advance()
         return {
             **_means(policy_steps, ""),
             **_means(critic_steps, "critic_"),
             **self._metrics(seen),
             **credit.metrics,
+            **self._advance(credit.metrics["kl"], len(learnt)),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,10 +123,10 @@ class PPO(PolicyLearner):
         rewards = [self._turn_rewards(episode) for episode in batch.episodes]
         if self.reference is None or not rewards:
             return rewards, 0.0
-        coefficient, kl = self.config.kl_coefficient, list[Values]()
+        kl = list[Values]()
         for reward, old, ref in zip(rewards, old_logprobs, self._logprobs(self.reference, batch), strict=True):
             here, there = torch.from_numpy(old), torch.from_numpy(ref)
-            reward -= coefficient * kl_estimate(here, there, "k1").numpy()
+            reward -= self.kl_coefficient * kl_estimate(here, there, "k1").numpy()
             kl.append(kl_estimate(here, there, "k3").numpy())
         return rewards, float(np.concatenate(kl).mean())
 

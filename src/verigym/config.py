@@ -101,8 +101,10 @@ class TrainConfig:
             raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
-        if self.group_size < 2 and self.learner == "grpo":
+        if self.group_size < 2 and self.learner == "grpo" and self.grpo.advantages != "reinforce++":
             raise ConfigError("group_size must be at least 2: a group of one has no baseline")
+        if self.policy.lr_schedule != "constant" and self.policy.lr_warmup >= self.steps:
+            raise ConfigError(f"lr_warmup is {self.policy.lr_warmup} of {self.steps} steps: the learning rate never falls")
 
     @property
     def policy(self) -> PolicyConfig:

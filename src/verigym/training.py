@@ -103,6 +103,7 @@ class Trainer:
             reference=self._reference(state is not None, device) if config.policy.kl_coefficient > 0 else None,
             temperature=config.temperature,
             max_policy_tokens=_policy_token_budget(config),
+            steps=config.steps,
             autocast=torch.bfloat16 if low_precision else None,
         )
         self.sync = WeightSync(self.model, engine)
