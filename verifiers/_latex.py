@@ -27,6 +27,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"(?<=\d)(?:\\[,;: ]|~|\{,\})\s*(?=\d{3}(?!\d))"), ","),
     (re.compile(r"(?<=\d),\\[!,;]\s*(?=\d)"), ","),
     (re.compile(r"\\!"), ""),
+    (re.compile(r"\\mathrm\{([ei])\}"), r"\1"),
     (re.compile(r"\\[,;:>]|\\ |~|\\q?quad(?![a-zA-Z])|\\hspace\{[^{}]*\}|\\thinspace"), " "),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),

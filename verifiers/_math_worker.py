@@ -11,8 +11,10 @@ import re
 from functools import lru_cache
 from typing import Any
 
-# a decimal stands for a number within 5e-7 and within a millionth of it; exact numbers agree to 25 digits
-ABSOLUTE, RELATIVE, EXACT = 5e-7, 1e-6, 1e-25
+# a decimal stands for a number within 5e-7 and within a millionth of it
+ABSOLUTE, RELATIVE = 5e-7, 1e-6
+# exact irrational numbers are equal if this many digits agree beyond all that stand in the two expressions
+SPARE_DIGITS, MAX_DIGITS = 40, 50_000
 
 # `{x}^2` for `x^2`, which the fast grammar cannot read; not for names of functions and constants
 _BARE_POWER = re.compile(r"\\(?!pi(?![a-zA-Z]))[a-zA-Z]+|(\\pi|[abcj-zA-Z])(?=\s*\^)")
@@ -96,16 +98,38 @@ class Grader:
 
     def _close(self, a: Any, b: Any) -> bool:
         decimal = a.has(self._sympy.Float) or b.has(self._sympy.Float)
-        if a.is_Rational and b.is_Rational and a == b:
-            return True
+        if self._tolerance is None and not decimal:
+            return self._same(a, b)
         difference, size = abs((a - b).evalf(30)), abs(a.evalf(30))
-        if not (difference.is_Float or difference.is_Integer or difference.is_Rational) or not size.is_finite:
+        if not (difference.is_Float or difference.is_Rational) or not size.is_finite:
             return False
         if self._tolerance is not None:
             return bool(difference <= self._tolerance)
-        if decimal:
-            return bool(difference <= ABSOLUTE and difference <= RELATIVE * size)
-        return bool(difference <= EXACT * max(size, EXACT))
+        return bool(difference <= ABSOLUTE and difference <= RELATIVE * size)
+
+    def _same(self, a: Any, b: Any) -> bool:
+        """Whether two exact numbers are one: `2^{100}` is not `2^{100} + 1`."""
+        difference = a - b
+        if difference.is_Rational or (a.is_Rational and b.is_Rational):
+            return bool(difference == 0)
+        digits = SPARE_DIGITS + self._digits(a) + self._digits(b)
+        if digits > MAX_DIGITS:
+            return False
+        left, right = a.evalf(digits, maxn=3 * digits), b.evalf(digits, maxn=3 * digits)
+        if not (left.is_number and left.is_finite and right.is_finite):
+            return False
+        # what cancels to zero leaves a rest far below the smaller bound
+        ten = self._sympy.Float(10, digits)
+        size = max(abs(left), abs(right), ten**-SPARE_DIGITS)
+        return bool(abs(left - right) <= size * ten ** (SPARE_DIGITS // 4 - digits))
+
+    def _digits(self, number: Any) -> int:
+        """How many digits the whole numbers in an expression and its value have."""
+        wholes = [n for rational in number.atoms(self._sympy.Rational) for n in (rational.p, rational.q)]
+        size = abs(number.evalf(15))
+        scale = abs(int(self._sympy.log(size, 10).evalf(15))) if size.is_finite and size > 0 else 0
+        powers = [abs(power.exp.p) for power in number.atoms(self._sympy.Pow) if power.exp.is_Integer]
+        return scale + sum(powers) + sum(int(whole).bit_length() for whole in wholes) * 3 // 10
 
     def _symbolic_eq(self, a: Any, b: Any) -> bool:
         # a point where the two differ is proof, and far cheaper than `simplify`
