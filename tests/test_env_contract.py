@@ -1,5 +1,6 @@
 """What every registered environment keeps to, by the checker; and what of it is particular to ours."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,6 +13,9 @@ from verigym.tasks.errors import VerigymError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")
+NEEDS_REASONING_GYM = pytest.mark.skipif(
+    find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed: pip install 'verigym[reasoning-gym]'"
+)
 CALCULATOR = "verigym/Calculator-v0"
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
@@ -40,6 +44,8 @@ def make(env_id, **kwargs):
 
 
 def marks(env_id):
+    if env_id == "verigym/ReasoningGym-v0":
+        return NEEDS_REASONING_GYM
     return NEEDS_DATA if "source" in ARGUMENTS.get(env_id, {}) else ()
 
 

@@ -15,6 +15,8 @@ from verigym.tasks import Task, reasoning_gym
 from verigym.tasks.errors import ConfigError, UnknownNameError, VerifierInputError
 from verigym.verifiers import Outcome, Submission
 
+pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'verigym[reasoning-gym]'")
+
 # of each way to score: exact, number, several solutions, grid, words, yes or no, text made of the answer's letters
 SOME = ("chain_sum", "gsm_symbolic", "sokoban", "kakurasu", "knights_knaves", "circuit_logic", "spell_backward")
 VERIFIER = verifiers.make("reasoning_gym")
