@@ -39,6 +39,8 @@ types: .venv/.installed-dev
 
 .venv/.installed-dev: .venv/.installed pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet -e '.[reasoning-gym]' || \
+		echo "reasoning-gym is left out (a part of it needs a C compiler): its tests will say that they skip"
 	touch $@
 
 clean:
