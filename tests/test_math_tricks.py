@@ -62,3 +62,50 @@ def test_exact_value_that_differs_however_little_is_wrong(verifier, gold, answer
 @pytest.mark.parametrize(("gold", "answer"), each(SAME_VALUE))
 def test_exact_value_written_otherwise_is_right(verifier, gold, answer):
     assert boxed(verifier, answer, gold) is Outcome.CORRECT
+
+
+# what follows a number
+
+NO_UNIT = {
+    "5": r"5\text{ million} ;; 5\text{ thousand} ;; 5\text{ dozen} ;; 5\text{ hundred dollars} ;; "
+    r"5\text{ factorial} ;; 5\text{ minus one} ;; 5\text{ half} ;; 5\text{ times ten} ;; 5\text{ over three} ;; 5\text{ choose three} ;; "
+    r"5\text{ degrees below zero} ;; 5\text{ hours thirty minutes} ;; 5\text{ at least} ;; 5\text{ or more} ;; "
+    r"5\text{ except zero} ;; 5\text{ negative} ;; 5\text{ zorkmids} ;; 5 million",
+    "7": r"7\text{ halves} ;; 7\text{ thirds} ;; 7\text{ hundredths}",
+    "3": r"3\text{ squared} ;; 3\text{ cubed} ;; 3\mathrm{x} ;; 3\mathrm{e} ;; 3\text{ to the fourth}",
+    "42": r"42\text{ mod eleven} ;; 42\text{, unless it rains} ;; 42\text{, but could be larger} ;; 42\text{ish} ;; "
+    r"42\operatorname{x} ;; 42\mathrm{k} ;; 42\mathrm{M} ;; 42\mathbf{v} ;; 42\text{x} ;; 42\text{ too many} ;; "
+    r"42\text{ feet three inches} ;; 42\text{ feet and three inches} ;; 42\text{ base two}",
+    "4": r"4\mathrm{i} ;; 4\text{i}",
+    "2": r"2\mathrm{e}^{3} ;; 2\mathrm{x}^2 ;; 2\text{ pi}",
+    "x^2": r"x^2\text{ times two}",
+    r"\sqrt{2}": r"\sqrt{2}\text{ over two} ;; \sqrt2\text{ million}",
+    r"\frac{1}{2}": r"\frac{1}{2}\mathrm{i}",
+    r"5\text{ apples}": r"5\text{ oranges} ;; 5\text{ million}",
+    r"5\text{ cm}": r"5\text{ m} ;; 5\text{ cm}^2 ;; 5\text{ million}",
+}
+UNIT = {
+    "5": r"5\text{ apples} ;; 5\text{ times} ;; 5\text{ square units} ;; 5\text{ (units)} ;; 5\,\mathrm{m/s^2} ;; "
+    r"5\,\mathrm{km} ;; 5\text{ miles per hour} ;; 5\text{ ways} ;; 5\text{ students} ;; 5\text{ kWh} ;; "
+    r"5\ \frac{\text{m}}{\text{s}} ;; 5\text{ } ;; 5\text{ dollars per pound} ;; 5~\mathrm{N} ;; 5 \text{.}",
+    r"5\text{ cm}^2": r"5 ;; 5\text{ square centimeters} ;; 5\text{ sq. cm} ;; 5 cm² ;; 5\,\mathrm{cm^2}",
+    r"12\pi": r"12\pi\text{ square units} ;; 12\pi \text{ cm}^3",
+    r"2\text{ distinct integers}": r"2 ;; 2\text{ integers}",
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), each(NO_UNIT))
+def test_words_that_change_a_number_are_no_unit(verifier, gold, answer):
+    assert boxed(verifier, answer, gold) is Outcome.WRONG
+
+
+@pytest.mark.parametrize(("gold", "answer"), each(UNIT))
+def test_unit_may_follow_a_number(verifier, gold, answer):
+    assert boxed(verifier, answer, gold, "How many kWh is it?") is Outcome.CORRECT
+
+
+def test_strange_words_are_a_unit_where_the_prompt_has_them(verifier):
+    assert boxed(verifier, r"5\text{ zorkmids}", "5", "How many zorkmids?") is Outcome.CORRECT
+    assert boxed(verifier, r"5\text{ blue zorkmids}", "5", "How many zorkmids?") is Outcome.WRONG
+    assert boxed(verifier, r"5\text{ million zorkmids}", "5", "How many million zorkmids?") is Outcome.WRONG
+    assert boxed(verifier, "5 million", "5", "How many million zorkmids?") is Outcome.WRONG

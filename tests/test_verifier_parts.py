@@ -66,7 +66,7 @@ def test_tolerance_that_is_none_is_refused(bound):
             boxed(verifiers.make(name), "4", "4", tolerance=bound)
 
 
-@pytest.mark.parametrize("target", [r"\sqrt{2}", "x", None, "", [1, 2], True])
+@pytest.mark.parametrize("target", [r"\sqrt{2}", "x", None, "", [], True])
 def test_target_that_is_no_number_is_refused(target):
     with pytest.raises(VerifierInputError):
         boxed(verifiers.make("numeric"), "1", target)

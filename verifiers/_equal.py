@@ -39,7 +39,7 @@ _SET_BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|\s*(<|\\le(?![a-zA-Z]))\s*(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_TEXT_ONLY = re.compile(rf"{_latex._TEXT}\{{[^{{}}]*\}}")
+_TEXT_ONLY = re.compile(rf"{_latex.TEXT}\{{[^{{}}]*\}}")
 _NOT_A_NUMBER = re.compile(r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])", re.IGNORECASE)
 
 
@@ -49,6 +49,7 @@ class Rules:
 
     `oracle` compares what the rules leave open; `tolerance` replaces the rounding that decimals may have;
     with `units` a unit of the gold answer must be there, with `strict_percent` 10% is 0.1 and not 10.
+    The words of the `prompt` may be units, and what it asks for may stand to the left of an equals sign.
     """
 
     oracle: Oracle
@@ -56,6 +57,7 @@ class Rules:
     gold_is_float: bool = False
     units: bool = False
     strict_percent: bool = False
+    prompt: str = ""
 
 
 def equal(gold: str, answer: str, rules: Rules) -> bool:
@@ -121,7 +123,7 @@ def _as_words(gold: str, answer: str) -> bool | None:
 
 
 def _plain_words(text: str) -> str:
-    bare = re.sub(rf"{_latex._TEXT}\{{([^{{}}]*)\}}", r"\1", text)
+    bare = re.sub(rf"{_latex.TEXT}\{{([^{{}}]*)\}}", r"\1", text)
     return re.sub(r"[\s()$.,:;!{}]+", " ", bare).strip()
 
 
@@ -134,7 +136,7 @@ def _as_numbers(gold: str, answer: str, rules: Rules) -> bool | None:
     expected, given = _two_numbers(expected_text, given_text)
     if expected is None or given is None:
         return None
-    if not units_agree(expected_unit, given_unit, required=rules.units):
+    if not units_agree(expected_unit, given_unit, rules.prompt, required=rules.units):
         return False
     percent = expected_unit == "percent", given_unit == "percent"
     as_written = percent[0] == percent[1] or not rules.strict_percent
@@ -177,7 +179,7 @@ def _base_of(match: re.Match[str]) -> int | str:
 
 
 def _drop_text(text: str) -> str:
-    return re.sub(rf"{_latex._TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
+    return re.sub(rf"{_latex.TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
 
 
 def _as_equations(gold: str, answer: str, rules: Rules) -> bool | None:
@@ -222,7 +224,7 @@ def _values(links: list[str]) -> list[str]:
 
 def _is_name(text: str) -> bool:
     """Whether `text` names a quantity: `x`, `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{area}`, `(p,q)`."""
-    bare = re.sub(rf"{_latex._TEXT}\{{[^{{}}]*\}}|\\[a-zA-Z]+", "a", text)
+    bare = re.sub(rf"{_latex.TEXT}\{{[^{{}}]*\}}|\\[a-zA-Z]+", "a", text)
     return bool(
         re.fullmatch(r"\s*\(?[a-zA-Z][a-zA-Z\s']*(?:_\s*\{?\w+\}?)?(?:,[a-zA-Z, ]*)?(?:\([\w,\s]*\))?\)?\s*", bare)
     )
@@ -310,7 +312,7 @@ def _match(expected: list[str], given: list[str], rules: Rules, *, ordered: bool
 
 def _as_expressions(gold: str, answer: str, rules: Rules) -> bool:
     (expected, expected_unit), (given, given_unit) = split_unit(gold), split_unit(answer)
-    if not units_agree(expected_unit, given_unit, required=rules.units):
+    if not units_agree(expected_unit, given_unit, rules.prompt, required=rules.units):
         return False
     if r"\infty" in given and not _UNBOUNDED.search(expected):
         return False

@@ -19,7 +19,7 @@ _SYMBOLS = {
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _ROW_END = "\ue000"
-_TEXT = r"\\(?:text|mbox|textrm|textnormal|textbf|textit|textsf|mathrm|mathbf|mathit|rm|operatorname)\b\s*"
+TEXT = r"\\(?:text|mbox|textrm|textnormal|textbf|textit|textsf|mathrm|mathbf|mathit|rm|operatorname)\b\s*"
 _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"), ""),
@@ -66,7 +66,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 
 _OPEN, _CLOSE = "([{", ")]}"
-_AND_OR = re.compile(rf"\s*,?\s*(?:{_TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
+_AND_OR = re.compile(rf"\s*,?\s*(?:{TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
 
@@ -121,7 +121,7 @@ def canonical(text: str) -> str:
     text = tidy(text)
     if _PLAIN_NUMBER.fullmatch(text):
         return text
-    text = re.sub(rf"{_TEXT}\{{([^{{}}]*)\}}", r"\1", text)
+    text = re.sub(rf"{TEXT}\{{([^{{}}]*)\}}", r"\1", text)
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).replace(r"\cdot", r"*").replace(r"\times", "*")
 
 

@@ -22,7 +22,7 @@ from verigym.verifiers.extract import MAX_DIFFERENT_BOXES, answer_block, math_an
 MAX_REPLY_LENGTH = 300
 
 _CUE = re.compile(r"\b(?:answer|option|choice)\s*(?:is\b|:|=)|####", re.IGNORECASE)
-_WRAPPER = re.compile(rf"(?:{_latex._TEXT}|\\textup\s*)\{{([^{{}}]*)\}}")
+_WRAPPER = re.compile(rf"(?:{_latex.TEXT}|\\textup\s*)\{{([^{{}}]*)\}}")
 _SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\[()\[\]]|[~$*`]")
 _PREFIX = r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)s?\s*(?:is\b|:)?\s*)?"
 _LETTER = re.compile(rf"{_PREFIX}[(\[]?\s*([a-z])\s*[)\]]?\s*[.:,;!]?", re.IGNORECASE)

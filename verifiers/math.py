@@ -107,7 +107,7 @@ class MathVerifier(Verifier):
         if self._closed.is_set():
             return Verdict.infra_error("the verifier was closed", **details)
         try:
-            return self._compare(golds, found.answer, task, details, self._oracle(tolerance, workers))
+            return self._compare(golds, found.answer, task, details, self._rules(tolerance, task.prompt, workers))
         except AnswerTimeout:
             why = f"comparing the answer took more than {_pool.CPU_SECONDS:g} s of CPU time"
             return _verdict(Outcome.TIMEOUT, why, details)
@@ -118,7 +118,7 @@ class MathVerifier(Verifier):
         except (PoolFailure, OSError) as error:
             return Verdict.infra_error(f"no worker could compare the answer: {error}", **details)
 
-    def _oracle(self, tolerance: Tolerance | None, workers: bool) -> _RulesOf:
+    def _rules(self, tolerance: Tolerance | None, prompt: str, workers: bool) -> _RulesOf:
         """The rules for one answer, whose comparisons share its budget, by gold answer."""
         budget = Budget(self._closed, _pool.CPU_SECONDS)
         bound = float(tolerance.absolute) if tolerance else None
@@ -126,7 +126,7 @@ class MathVerifier(Verifier):
         def oracle(gold: str, given: str) -> bool:
             return _equal_by_worker(_pool.Question(gold, given, bound), budget, workers)
 
-        return lambda gold: Rules(oracle, tolerance, gold.is_float, self._units, self._strict_percent)
+        return lambda gold: Rules(oracle, tolerance, gold.is_float, self._units, self._strict_percent, prompt)
 
     def _compare(
         self,
