@@ -22,6 +22,9 @@ COMMANDS = {
     "verify": ("verify", "Verify", "judge a file of answers"),
     "sft": ("sft", "SFT", "warm-start a model on an environment's demonstrations"),
     "train": ("train", "Train", "train an agent from a recipe"),
+    "reward-model": ("offline", "RewardModel", "train a reward model on preferences"),
+    "dpo": ("offline", "DPO", "train a policy on preferences"),
+    "rft": ("offline", "RFT", "fine-tune a policy on its own right episodes"),
     "eval": ("evaluate", "Evaluate", "measure a model's pass rate"),
 }
 
@@ -115,7 +118,7 @@ def _parts(box: str) -> list[str]:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<14}{text}" for name, (_, _, text) in COMMANDS.items())
     return f"usage: verigym COMMAND [options]\n\n{rows}\n\n`verigym COMMAND --help` lists the options."
 
 
