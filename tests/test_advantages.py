@@ -26,9 +26,13 @@ ARM_REWARDS = torch.tensor([1.0, 0.2, 0.0], dtype=torch.float64)
 
 def test_grpo_advantages_of_one_success_in_four_worked_by_hand() -> None:
     # mean .25; std with ddof 1 is .5: .75 / .5001 and -.25 / .5001
-    advantages, valid = group_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, dtype=torch.long))
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    advantages, valid = group_advantages(rewards, torch.zeros(4, dtype=torch.long))
     assert advantages.tolist() == pytest.approx([1.4997, -0.4999, -0.4999, -0.4999], abs=1e-5)
     assert valid.all()
+    # the other convention, which is not ours
+    with_ddof_0 = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)
+    assert with_ddof_0.tolist() == pytest.approx([1.73165, -0.57722, -0.57722, -0.57722], abs=1e-5)
 
 
 def test_the_epsilon_of_the_std_is_one_in_ten_thousand_unless_told() -> None:

@@ -425,6 +425,33 @@ def test_batches_without_any_loss_have_all_metrics(minibatches: int) -> None:
         assert all(math.isfinite(value) for value in metrics.values())
 
 
+def test_the_weight_of_the_kl_is_what_the_controller_made_of_it() -> None:
+    model = make_model()
+    settings = {"kl_control": "adaptive", "kl_target": 1e-9, "kl_horizon": len(make_batch())}
+    learner = make_learner(model, kl_coefficient=0.5, **settings)
+    recorder = Recorder(learner, step=False)
+    weights = []
+    for _ in range(2):
+        weights.append(learner.update(make_batch(), learner.advantages(make_batch()))["kl_coefficient"])
+    # a KL far above the target moves it by a fifth, for a horizon of one batch
+    assert (weights, learner.kl_coefficient) == (pytest.approx([0.5, 0.6]), pytest.approx(0.72))
+    for used, found in zip(weights, recorder.gradients, strict=True):
+        assert distance(found, gradient(model, make_batch(), kl_coefficient=used)) == 0
+
+
+def test_episodes_that_the_sampler_saw_too_differently_are_counted_and_have_no_loss() -> None:
+    model, episodes = double_model(), make_batch()
+    episodes = [replace(e, logprobs=e.logprobs - 9 * e.mask * (i == 3)) for i, e in enumerate(episodes)]
+    learner = make_learner(copy.deepcopy(model), mask_gap=5.0)
+    metrics = learner.update(episodes, learner.advantages(episodes))
+    teaching = [episode for episode in episodes if episode.group_id != 2]  # all but the group of equal rewards
+    tokens = sum(episode.num_policy_tokens for episode in teaching)
+    assert metrics["masked_share"] == pytest.approx(episodes[3].num_policy_tokens / tokens)
+    assert metrics["sampler_gap_max"] > 5
+    assert metrics["effective_sample_share"] < 0.5
+    assert learner.update(make_batch(), learner.advantages(make_batch()))["masked_share"] == 0
+
+
 @pytest.mark.parametrize("kind", ["k2", "k3"])
 def test_the_kl_to_a_reference_of_the_same_weights_is_exactly_zero(kind: str) -> None:
     model = make_model()
@@ -526,12 +553,22 @@ def scored(episode: Episode, reward: float) -> Episode:
     return replace(episode, turns=(replace(episode.turns[-1], reward=reward),), verdict=verdict)
 
 
-@pytest.mark.parametrize("reduction", ["grpo", "dapo", "dr_grpo"])
-def test_a_bandit_of_four_arms_goes_to_its_best_one(reduction: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reduction": "grpo"},
+        {"reduction": "dr_grpo"},
+        {"loss": "gspo", "advantages": "rloo"},
+        {"loss": "cispo", "advantages": "maxrl", "correction": "token"},
+        {"loss": "sapo", "advantages": "reinforce++"},
+    ],
+    ids=lambda settings: "-".join(settings.values()),
+)
+def test_a_bandit_of_four_arms_goes_to_its_best_one(settings: dict) -> None:
     arms = {5: 0.2, 6: 1.0, 7: 0.6, 8: 0.0}
     model = tiny_model(VOCABULARY, hidden_size=32, layers=2, heads=4, intermediate_size=48)
     engine = TransformersEngine(copy.deepcopy(model))
-    learner = GRPO(model, GRPOConfig(lr=1e-2, reduction=reduction), max_policy_tokens=1)
+    learner = GRPO(model, GRPOConfig(lr=1e-2, **settings), max_policy_tokens=1)
     for step in range(60):
         episodes = [sample(engine, [1, 2], 1, group=i // 8, seed=step * 32 + i) for i in range(32)]
         episodes = [scored(episode, arms.get(int(episode.token_ids[-1]), 0.0)) for episode in episodes]

@@ -149,6 +149,9 @@ def test_kl_to_the_reference_is_taken_from_each_tokens_reward() -> None:
     credit = learner.advantages([episode])
     per_token = np.array([0, 0, 0, 1.0]) - 0.5 * (here - there)
     assert credit.returns[0] == pytest.approx(np.cumsum(per_token[::-1])[::-1])
+    learner.kl_coefficient = 0.25  # as a controller sets it
+    per_token = np.array([0, 0, 0, 1.0]) - 0.25 * (here - there)
+    assert learner.advantages([episode]).returns[0] == pytest.approx(np.cumsum(per_token[::-1])[::-1])
     learner.reference = learner.model
     same = learner.advantages([episode])
     assert (same.returns[0].tolist(), same.metrics["kl"]) == (pytest.approx([1.0] * 4), 0.0)
@@ -168,8 +171,18 @@ def test_episodes_without_a_verdict_or_masked_have_no_part() -> None:
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_gradients_do_not_depend_on_the_micro_batches() -> None:
-    common = {"noise": 0.3, "reference": True, "epochs": 1, "minibatches": 1, "entropy_coefficient": 0.01}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss": "gspo", "correction": "sequence", "reduction": "grpo"},
+        {"loss": "cispo", "correction": "token"},
+        {"loss": "sapo", "mask_gap": 0.3, "reduction": "dr_grpo"},
+    ],
+    ids=str,
+)
+def test_gradients_do_not_depend_on_the_micro_batches(settings: dict) -> None:
+    common = {"noise": 0.3, "reference": True, "epochs": 1, "minibatches": 1, "entropy_coefficient": 0.01, **settings}
     whole = gradients(make_learner(**common), make_batch())
     cut = gradients(make_learner(**common, tokens_per_forward=20), make_batch())
     assert whole.keys() == cut.keys()
@@ -187,6 +200,17 @@ def test_in_the_warm_up_only_the_critic_learns() -> None:
     second = learner.update(make_batch(), learner.advantages(make_batch()))
     assert any(not torch.equal(policy[name], tensor) for name, tensor in learner.model.state_dict().items())
     assert first.keys() == second.keys()
+
+
+def test_the_learning_rates_of_policy_and_critic_follow_the_run_also_in_the_warm_up() -> None:
+    model, critic = make_model(), ScalarModel(copy.deepcopy(make_model(1).base_model))
+    config = PPOConfig(lr=1e-4, critic_lr=1e-3, critic_warmup=1, lr_schedule="linear")
+    learner = PPO(model, config, critic=critic, steps=4)
+    rates = []
+    for _ in range(4):
+        rates.append(learner.update(make_batch(), learner.advantages(make_batch()))["lr"])
+        assert learner.critic_optimizer.lr == pytest.approx(10 * learner.optimizer.lr)
+    assert rates == pytest.approx([1e-4, 0.75e-4, 0.5e-4, 0.25e-4])
 
 
 def test_the_critic_comes_to_explain_the_returns() -> None:
