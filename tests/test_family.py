@@ -32,7 +32,7 @@ LOSSES = {
     "dual": lambda *inputs, episodes: policy_loss(*inputs, clip_low=0.2, clip_high=0.28, dual_clip=1.4),
     "gspo": lambda *inputs, episodes: gspo_loss(*inputs, episodes, clip_low=0.2, clip_high=0.28),
     "cispo": lambda *inputs, episodes: cispo_loss(*inputs, ratio_max=1.2),
-    "sapo": lambda *inputs, episodes: sapo_loss(*inputs, positive_temperature=1.0, negative_temperature=2.0),
+    "sapo": lambda *inputs, episodes: sapo_loss(*inputs, positive_temperature=1.0, negative_temperature=1.05),
 }
 
 
@@ -97,14 +97,14 @@ def test_sapo_gates_each_token_by_a_sigmoid_of_its_ratio() -> None:
         return 1 / (1 + math.exp(-temperature * (ratio - 1)))
 
     loss, gradient = worked("sapo")
-    values = [[gate(r, 1.0) for r in RATIO[0]], [gate(1.5, 2.0), gate(0.9, 2.0), 0.0]]
-    assert near(loss, [[-8 * g for g in values[0]], [2 * g for g in values[1]]])
-    slopes = [[4 * g * (1 - g) * r for g, r in zip(*pair, strict=True)] for pair in zip(values, RATIO, strict=True)]
+    gates = [[gate(r, 1.0) for r in RATIO[0]], [gate(1.5, 1.05), gate(0.9, 1.05), 0.0]]
+    assert near(loss, [[-8 * g for g in gates[0]], [4 / 1.05 * g for g in gates[1]]])
+    slopes = [[4 * g * (1 - g) * r for g, r in zip(*pair, strict=True)] for pair in zip(gates, RATIO, strict=True)]
     assert near(gradient, -tensor(slopes) * tensor(ADVANTAGES))
 
 
 def test_sapo_uses_the_negative_temperature_for_an_advantage_of_zero_or_less() -> None:
-    for advantage, temperature in ((1.0, 1.0), (-1.0, 2.0)):
+    for advantage, temperature in ((1.0, 1.0), (-1.0, 1.05)):
         loss, _ = worked("sapo", [[2.0]], [[advantage]], [[1]])
         assert near(loss, [[-4 / temperature / (1 + math.exp(-temperature)) * advantage]])
 
@@ -302,5 +302,7 @@ def test_every_option_of_the_family_is_a_setting_of_both_learners_and_survives_t
             assert build(kind, to_plain(config)) == config
     run = {"model": "m", "envs": [{"id": "verigym/Arithmetic-v0"}], "group_size": 1}
     assert build(TrainConfig, {**run, "grpo": {"advantages": "reinforce++"}}).group_size == 1
+    with pytest.raises(ConfigError, match="dynamic_sampling compares the episodes of a group"):
+        build(TrainConfig, {**run, "learner": "ppo", "dynamic_sampling": 1})
     with pytest.raises(ConfigError, match="a group of one has no baseline"):
         build(TrainConfig, {**run, "grpo": {"advantages": "reinforce++_baseline"}})

@@ -80,10 +80,10 @@ def gspo_loss(
 ) -> Tensor:
     """Group sequence policy optimisation: one ratio for an episode, s = exp(mean of its tokens' log-ratios).
 
-    Zheng et al. 2025, arXiv:2507.18071, with bounds 3e-4 and 4e-4 and the `grpo` reduction. This is the
-    paper's GSPO-token: each token's ratio has the value s, and the gradient of its own log-probability times s. Where
-    an episode's tokens share their advantage, value and gradient of its loss are those of GSPO; where they do not (a
-    critic's), each token still answers for its own.
+    Zheng et al. 2025, arXiv:2507.18071, with bounds 3e-4 and 4e-4; its mean over episodes is the `grpo` reduction.
+    Departure: this is the paper's GSPO-token, where each token's ratio has the value s and the gradient of its own
+    log-probability, times s. Where an episode's tokens share their advantage, value and gradient of its loss are those
+    of GSPO; where they do not (a critic's), each token still answers for its own.
     `episodes` (B, T) must have all tokens of an episode in one call: the ratio is a mean over them. The other shapes,
     errors and the clamp are those of `policy_loss`.
     """
@@ -98,10 +98,10 @@ def gspo_loss(
 def cispo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, ratio_max: float) -> Tensor:
     """CISPO: REINFORCE on every token, weighed by its ratio, which is cut at a maximum and carries no gradient.
 
-    -stopgrad(min(r, ratio_max)) A log p (MiniMax-M1 2025, arXiv:2506.13585). No token's gradient is
-    lost to a clip. Shapes, errors and the clamp are those of `policy_loss`.
-    The paper bounds the ratio at 1 + eps_high, and does not bound it from below; `ratio_max` is that bound itself, 5
-    in TRL and in ScaleRL (arXiv:2510.13786).
+    -stopgrad(min(r, ratio_max)) A log p (MiniMax-M1 2025, arXiv:2506.13585). No token's gradient is lost to a clip.
+    Shapes, errors and the clamp are those of `policy_loss`; the paper's mean over tokens is the `dapo` reduction.
+    Departure: the paper names the bound 1 + eps_high, and `ratio_max` is the bound itself, 5 in TRL and in ScaleRL
+    (arXiv:2510.13786); there is none from below, as in the paper's own runs.
     """
     policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
     weights = _ratio(logprobs, old_logprobs, policy).detach().clamp(max=ratio_max)  # (B, T)
@@ -122,11 +122,11 @@ def sapo_loss(
     -(4 / tau) sigmoid(tau (r - 1)) A, tau being `positive_temperature` for A > 0 and `negative_temperature`
     otherwise (Gao et al. 2025, arXiv:2511.20347, with 1.0 and 1.05). At r = 1 the gradient is REINFORCE's; it fades on
     both sides, faster for a higher temperature. Shapes, errors and the clamp are those of `policy_loss`.
-    The paper averages over each episode, then over episodes: the `grpo` reduction.
+    The paper averages over each episode, then over episodes: the `grpo` reduction. Departures: none but the clamp.
     """
     policy, advantages = _prepare(logprobs, old_logprobs, advantages, mask)
     ratio = _ratio(logprobs, old_logprobs.detach(), policy)  # (B, T)
-    temperature = torch.where(advantages > 0, positive_temperature, negative_temperature).to(ratio.dtype)
+    temperature = torch.full_like(ratio, negative_temperature).masked_fill(advantages > 0, positive_temperature)
     return -(4 / temperature) * torch.sigmoid(temperature * (ratio - 1)) * advantages
 
 
@@ -152,6 +152,8 @@ def importance_weights(
     exp(sum(old - sampler)); 1 for `none`. It corrects for the sampler's engine and for weights that lag behind, apart
     from the loss's own ratio, which is to the old policy, and carries no gradient.
     All tensors are (B, T), which is returned; 1 where the mask is 0. The log-ratio is clamped to +-20.
+    Departure: neither the KL, the entropy nor the critic's loss is meant to be weighed, so that a weight near 0 takes
+    no token out of the regularisation.
     Raises UnknownNameError for another level, ValueError for shapes that differ.
     """
     _require_shape(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, episodes=episodes)
@@ -173,9 +175,10 @@ def sequence_mask(
     """The mask without the episodes that the sampler and the old policy see too differently.
 
     An episode stays if the mean of its |old - sampler| is at most `max_gap` nats, and exp(sum(old - sampler)) lies in
-    [1 / max_ratio, max_ratio] (sequence-level masked importance sampling, Liu et al. 2025, "When speed kills
-    stability"); infinite bounds keep all. A dropped episode has no loss, but stays in the counts B and N, so that the
-    gradient of the rest has the same scale whoever is dropped, and in its group's baseline.
+    [1 / max_ratio, max_ratio] (masked importance sampling of sequences, Liu et al. 2025, "When speed kills
+    stability"); infinite bounds keep all. Departures: the bound on the mean gap, which does not grow with the length;
+    and a dropped episode has no loss, but stays in the counts B and N, so that the others weigh the same whoever is
+    dropped, and in its group's baseline.
     All tensors are (B, T); returns a boolean mask of that shape. Raises ValueError for shapes that differ.
     """
     _require_shape(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, episodes=episodes)

@@ -103,6 +103,8 @@ class TrainConfig:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
         if self.group_size < 2 and self.learner == "grpo" and self.grpo.advantages != "reinforce++":
             raise ConfigError("group_size must be at least 2: a group of one has no baseline")
+        if self.group_size < 2 and self.dynamic_sampling:
+            raise ConfigError("dynamic_sampling compares the episodes of a group: group_size must be at least 2")
         if self.policy.lr_schedule != "constant" and self.policy.lr_warmup >= self.steps:
             raise ConfigError(
                 f"lr_warmup is {self.policy.lr_warmup} of {self.steps} steps: the learning rate never falls"
