@@ -68,7 +68,8 @@ def test_exact_value_written_otherwise_is_right(verifier, gold, answer):
 
 NO_UNIT = {
     "5": r"5\text{ million} ;; 5\text{ thousand} ;; 5\text{ dozen} ;; 5\text{ hundred dollars} ;; "
-    r"5\text{ factorial} ;; 5\text{ minus one} ;; 5\text{ half} ;; 5\text{ times ten} ;; 5\text{ over three} ;; 5\text{ choose three} ;; "
+    r"5\text{ factorial} ;; 5\text{ minus one} ;; "
+    r"5\text{ half} ;; 5\text{ times ten} ;; 5\text{ over three} ;; 5\text{ choose three} ;; "
     r"5\text{ degrees below zero} ;; 5\text{ hours thirty minutes} ;; 5\text{ at least} ;; 5\text{ or more} ;; "
     r"5\text{ except zero} ;; 5\text{ negative} ;; 5\text{ zorkmids} ;; 5 million",
     "7": r"7\text{ halves} ;; 7\text{ thirds} ;; 7\text{ hundredths}",
@@ -109,3 +110,53 @@ def test_strange_words_are_a_unit_where_the_prompt_has_them(verifier):
     assert boxed(verifier, r"5\text{ blue zorkmids}", "5", "How many zorkmids?") is Outcome.WRONG
     assert boxed(verifier, r"5\text{ million zorkmids}", "5", "How many million zorkmids?") is Outcome.WRONG
     assert boxed(verifier, "5 million", "5", "How many million zorkmids?") is Outcome.WRONG
+
+
+# the question restated: (prompt, gold answer, what is refused, what is right)
+
+RESTATED = [
+    (r"Compute $\sqrt{49}$.", "7", r"\sqrt{49} ;; \sqrt{(49)} ;; 49^{1/2} ;; \sqrt[2]{49}", r"7 ;; 7.0 ;; 3+4"),
+    ("Compute $5!$.", "120", r"5! ;; (5)!", r"120 ;; 6!/6"),
+    (r"Compute $\gcd(12,18)$.", "6", r"\gcd(12,18) ;; \gcd(18,12)", r"6 ;; \frac{12}{2}"),
+    (r"Compute $\binom{5}{2}$.", "10", r"\binom{5}{2} ;; \binom52 ;; \dbinom{5}{2}", "10"),
+    (r"Compute $\frac12+\frac13$.", r"\frac56", r"\frac12+\frac13 ;; \frac{1}{3}+\frac{1}{2} ;; 1/2+1/3", r"5/6 ;; 10/12"),
+    (r"Simplify $\sqrt{12}$.", r"2\sqrt3", r"\sqrt{12} ;; \sqrt{(12)} ;; 12^{1/2}", r"2\sqrt{3} ;; \sqrt3\cdot2"),
+    ("Factor $x^2-9$ completely.", "(x-3)(x+3)", "x^2-9 ;; -9+x^2 ;; x^2 - 9 ;; x^2-3x+3x-9 ;; x^2-3^2", "(x+3)(x-3)"),
+    ("Factor $x^2+3x+2$.", "(x+1)(x+2)", "x^2+3x+2 ;; 2+3x+x^2", "(x+2)(x+1)"),
+    ("Expand $(x+1)(x+2)$.", "x^2+3x+2", "(x+1)(x+2) ;; (x+2)(x+1)", "2+3x+x^2"),
+    ("What is 9+10?", "19", "9+10 ;; 10+9 ;; (9+10) ;; 9+(10) ;; 9+10+0", "19 ;; 20-1"),
+    ("What is 9 plus 10?", "19", "9+10 ;; 10+9", "19"),
+    ("What is $10-9$?", "1", "-9+10 ;; 10-9 ;; (10)-(9)", "1 ;; 3-2"),
+    ("What is 1+2+3?", "6", "3+2+1 ;; 1+3+2", "6 ;; 5+1"),
+    (r"Find $\log_2 8$.", "3", r"\log_{2}(8) ;; \log_2\left(8\right) ;; \log_28", r"3"),
+    (r"Find $\cos\frac{\pi}{3}$.", r"\frac12", r"\cos(\pi/3) ;; \cos{\frac{\pi}{3}}", "0.5"),
+    ("Find $2^{10}$.", "1024", "2^{(10)} ;; 2**10 ;; (2)^{10}", "1024 ;; 4^5"),
+    (r"Compute $19 \cdot 21$.", "399", r"19.0\cdot 21 ;; \frac{19\cdot21}{1} ;; {19}\cdot{21} ;; (19)(21)", "400-1"),
+    (r"Simplify $\frac{4}{6}$.", r"\frac23", r"\frac46 ;; 4/6", "2/3"),
+    (r"Write $0.1\overline{7}$ as a fraction.", r"\frac{8}{45}", r"0.1\overline{7}", "8/45"),
+    (r"Write $8.7\times10^5$ in digits.", "870000", r"8.7\times10^5", "870,000"),
+    (r"Find $\lfloor\pi\rfloor$.", "3", r"\lfloor\pi\rfloor ;; \lfloor{\pi}\rfloor", "3"),
+    ("Solve $5x+1 > 3x+7$.", r"(3,\infty)", "5x+1>3x+7", "x>3 ;; 3<x"),
+    ("If $h(10)=1$, what is $h(20)/h(10)$?", "1", "h(10)=1", "h(20)/h(10)=1 ;; 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "gold", "answer"), [(p, g, a) for p, g, no, _ in RESTATED for a in no.split(" ;; ")]
+)
+def test_question_restated_is_wrong(verifier, prompt, gold, answer):
+    assert boxed(verifier, answer, gold, prompt) is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    ("prompt", "gold", "answer"), [(p, g, a) for p, g, _, ok in RESTATED for a in ok.split(" ;; ")]
+)
+def test_answer_to_the_question_is_right(verifier, prompt, gold, answer):
+    assert boxed(verifier, answer, gold, prompt) is Outcome.CORRECT
+
+
+def test_gold_answer_may_stand_in_the_prompt(verifier):
+    assert boxed(verifier, "y=2x+3", "y = 2x + 3", "Is the line $y=2x+3$ or $y=3x+2$?") is Outcome.CORRECT
+    assert boxed(verifier, "2^{10}", "2^{10}", "Which is larger, $2^{10}$ or $10^3$?") is Outcome.CORRECT
+    assert boxed(verifier, "x=5", "5", "Is it $x=5$ or $x=7$?") is Outcome.CORRECT
+    assert boxed(verifier, "3-x", "-x+3", "What is $|x-3|$ for $x<3$?") is Outcome.CORRECT
