@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verigym.agents.attention import install
-from verigym.agents.learners.batch import MicroBatch, check_packing, packed_logits
-from verigym.agents.learners.losses import token_logprobs
+from verigym.agents.learners.batch import MicroBatch, check_packing
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.pairs import Pair, pair_micro_batches
 from verigym.agents.learners.preference import dpo_loss, implicit_rewards, ranked_right
+from verigym.agents.learners.scoring import score_tokens
 
 
 class DPO:
@@ -72,11 +72,8 @@ class DPO:
     def _answers(self, micro: MicroBatch) -> Tensor:
         """Summed log-probabilities of the policy's own tokens, (P, 2)."""
         with torch.autocast(self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            logits = packed_logits(self.model, micro)  # (M, V)
-        logprobs = token_logprobs(logits, micro.targets, 1.0)  # (M,)
-        counts = torch.tensor(micro.counts, device=logprobs.device)
-        rows = torch.repeat_interleave(torch.arange(len(counts), device=logprobs.device), counts)
-        return logprobs.new_zeros(len(counts)).index_add(0, rows, logprobs).view(-1, 2)
+            logprobs, _ = score_tokens(self.model, micro, 1.0)  # (M,)
+        return logprobs.new_zeros(len(micro.counts)).index_add(0, micro.rows, logprobs).view(-1, 2)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's weights and the reference's log-probabilities."""

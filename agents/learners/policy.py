@@ -16,13 +16,12 @@ from transformers import PreTrainedModel
 from verigym.agents.attention import install
 from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_statistics, informative_groups, overlong_penalty
-from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing, packed_logits
+from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing
 from verigym.agents.learners.config import PolicyConfig
 from verigym.agents.learners.losses import (
     KLKind,
     cispo_loss,
     clip_shares,
-    entropy,
     episode_means,
     gspo_loss,
     importance_weights,
@@ -33,11 +32,11 @@ from verigym.agents.learners.losses import (
     reduce,
     sapo_loss,
     sequence_mask,
-    token_logprobs,
     token_weights,
 )
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.schedules import adapt_kl_coefficient, lr_schedule
+from verigym.agents.learners.scoring import Entropies, score_tokens
 from verigym.tasks.errors import ConfigError
 
 
@@ -148,8 +147,7 @@ class PolicyLearner(ABC):
         """One optimizer step: the gradient is that of the whole minibatch, however it is cut."""
         config, loss_sum = self.settings, torch.zeros((), device=self.model.device)
         for micro in batch.micro_batches(config.tokens_per_forward, self.model.device):
-            logits = self._forward(self.model, micro)  # (M, V)
-            logprobs = token_logprobs(logits, micro.targets, self.temperature)  # (M,)
+            logprobs, spread = self._scores(self.model, micro, self._entropies)  # (M,)
             # With one step per batch the policy is still the one that sampled: its ratio is 1, its gradient is not 0.
             old_logprobs = logprobs.detach() if micro.old_logprobs is None else micro.old_logprobs
             kept = self._kept(old_logprobs, micro)  # (M,)
@@ -159,7 +157,6 @@ class PolicyLearner(ABC):
             if micro.ref_logprobs is not None:
                 losses = losses + self.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, kept, kind=self.kl)
                 kl = kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3")
-            spread = self._entropy(logits)  # (M,)
             losses = losses - config.entropy_coefficient * spread
             loss = reduce(losses, self._weights(micro, batch, kept, logprobs.dtype))
             loss.backward()
@@ -220,10 +217,6 @@ class PolicyLearner(ABC):
             maximum=config.correction_max,
         )
 
-    def _entropy(self, logits: Tensor) -> Tensor:
-        """Per token, with a gradient only if the loss rewards it."""
-        return entropy(logits if self.settings.entropy_coefficient else logits.detach(), self.temperature)
-
     def _weights(self, micro: MicroBatch, batch: Sequences, kept: Tensor, dtype: torch.dtype) -> Tensor:
         return token_weights(
             kept,
@@ -273,10 +266,14 @@ class PolicyLearner(ABC):
         """Log-probabilities of every policy token, episode by episode."""
         found: dict[int, Values] = {}
         for micro in batch.micro_batches(self.settings.tokens_per_forward, model.device):
-            logits = self._forward(model, micro)
-            found |= micro.split(token_logprobs(logits, micro.targets, self.temperature))
+            found |= micro.split(self._scores(model, micro, "none")[0])
         return [found[i] for i in range(len(batch.episodes))]
 
-    def _forward(self, model: PreTrainedModel, micro: MicroBatch) -> Tensor:
+    @property
+    def _entropies(self) -> Entropies:
+        return "gradient" if self.settings.entropy_coefficient > 0 else "value"
+
+    def _scores(self, model: PreTrainedModel, micro: MicroBatch, entropies: Entropies) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (M,)."""
         with torch.autocast(model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return packed_logits(model, micro)
+            return score_tokens(model, micro, self.temperature, entropies=entropies)

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from verigym.agents.attention import install
 from verigym.agents.episode import Episode
-from verigym.agents.learners.batch import Sequences, check_packing, packed_logits
-from verigym.agents.learners.losses import token_logprobs
+from verigym.agents.learners.batch import Sequences, check_packing
 from verigym.agents.learners.optimizer import Optimizer
+from verigym.agents.learners.scoring import score_tokens
 
 
 class SFT:
@@ -38,8 +38,8 @@ class SFT:
         batch, total = Sequences(episodes, zeros, len(episodes), tokens), 0.0
         for micro in batch.micro_batches(self.tokens_per_forward, self.model.device):
             with torch.autocast(self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = packed_logits(self.model, micro)
-            loss = -token_logprobs(logits, micro.targets, 1.0).sum() / max(1, tokens)
+                logprobs, _ = score_tokens(self.model, micro, 1.0)
+            loss = -logprobs.sum() / max(1, tokens)
             loss.backward()
             total += float(loss.detach())
         return {"loss": total, "tokens": float(tokens), **self.optimizer.step()}

@@ -1,0 +1,94 @@
+"""Log-probability and entropy of each policy token, without ever holding the logits of all of them."""
+
+# M policy tokens of a micro-batch, V vocabulary, D hidden size
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from verigym.agents.learners.batch import MicroBatch, packed_logits
+from verigym.agents.learners.losses import entropy, token_logprobs
+from verigym.tasks.errors import EngineError
+
+# Logits in float32 that are held at a time: 64 MiB. More are computed in chunks, and again in the backward pass.
+MAX_LOGITS = 2**24
+
+
+Entropies = Literal["none", "value", "gradient"]
+
+
+def score_tokens(
+    model: torch.nn.Module, micro: MicroBatch, temperature: float, *, entropies: Entropies = "none"
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (M,) of the policy tokens at a temperature, in nats.
+
+    The entropies are 0 if none are asked for, and have a gradient only if that is asked for. Where M * V is above
+    MAX_LOGITS, the language-model head is applied to chunks of hidden states, and its logits are computed anew for
+    the gradient.
+    Raises EngineError for a model whose logits are more than its head's output, if chunks are needed.
+    """
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr]
+    rows = max(1, MAX_LOGITS // vocabulary)
+    if len(micro.targets) <= rows:
+        return _scores(packed_logits(model, micro), micro.targets, temperature, entropies)
+    head = _head(model, micro)
+    parts = [
+        checkpoint(_chunk, head, states, targets, temperature, entropies, use_reentrant=False)
+        for states, targets in zip(_states(model, micro).split(rows), micro.targets.split(rows), strict=True)
+    ]
+    logprobs, spreads = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(spreads)
+
+
+def _chunk(
+    head: torch.nn.Module, states: Tensor, targets: Tensor, temperature: float, entropies: Entropies
+) -> tuple[Tensor, Tensor]:
+    return _scores(head(states), targets, temperature, entropies)
+
+
+def _scores(logits: Tensor, targets: Tensor, temperature: float, entropies: Entropies) -> tuple[Tensor, Tensor]:
+    logprobs = token_logprobs(logits, targets, temperature)
+    if entropies == "none":
+        return logprobs, torch.zeros_like(logprobs)
+    return logprobs, entropy(logits if entropies == "gradient" else logits.detach(), temperature)
+
+
+def _states(model: torch.nn.Module, micro: MicroBatch) -> Tensor:
+    """The last hidden states (M, D) that predict the policy tokens."""
+    output = model.base_model(  # type: ignore[operator, union-attr]
+        input_ids=micro.token_ids,
+        position_ids=micro.layout.position_ids,
+        layout=micro.layout,
+        use_cache=False,
+    )
+    return output.last_hidden_state[0].index_select(0, micro.predicting)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _head(model: torch.nn.Module, micro: MicroBatch) -> torch.nn.Module:
+    """The language-model head, proven to be all that turns hidden states into logits; proven once per model."""
+    head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise EngineError(f"model type '{_kind(model)}' has no language-model head")
+    if not getattr(model, "_verigym_head_is_proven", False):
+        two = micro.predicting[:2]
+        output = model(
+            input_ids=micro.token_ids,
+            position_ids=micro.layout.position_ids,
+            layout=micro.layout,
+            use_cache=False,
+            logits_to_keep=two,
+        )
+        whole, ours = output.logits[0].float(), head(_states(model, micro)[:2]).float()
+        if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
+            raise EngineError(f"model type '{_kind(model)}' does more to its logits than its head: it is not supported")
+        model._verigym_head_is_proven = True  # type: ignore[assignment]
+    return head
+
+
+def _kind(model: torch.nn.Module) -> str:
+    return str(model.config.model_type)  # type: ignore[union-attr]
