@@ -20,7 +20,7 @@ from torch import Tensor
 from verigym import verifiers
 from verigym.agents import reward_model
 from verigym.agents.agent import load_chat
-from verigym.agents.episode import Episode
+from verigym.agents.episode import Episode, Turn
 from verigym.agents.learners.pairs import Pair, pair_micro_batches, written_episode
 from verigym.agents.learners.preference import bradley_terry_loss, ranked_right
 from verigym.agents.learners.reward_model import RewardLearner
@@ -312,7 +312,8 @@ def played(task: str, outcome: Outcome, answer: str) -> Episode:
     episode = written_episode([1, 2, 3, ord(answer[0])], [False, False, True, True], task)
     messages = ({"role": "user", "content": task}, said(answer))
     reward = math.nan if outcome is Outcome.INFRA_ERROR else float(outcome is Outcome.CORRECT)
-    return replace(episode, messages=messages, verdict=Verdict(reward, outcome, "by hand"))
+    turns = (Turn(2, 4, 0.0, "stop", limit=8),)
+    return replace(episode, messages=messages, turns=turns, verdict=Verdict(reward, outcome, "by hand"))
 
 
 def test_a_right_episode_stands_above_a_wrong_one_of_the_same_task() -> None:

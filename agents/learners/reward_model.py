@@ -64,7 +64,7 @@ class RewardLearner:
     def centre(self, pairs: Sequence[Pair]) -> None:
         """Moves the scores so that those of these pairs, chosen and rejected, have mean 0."""
         scores = self.scores([episode for pair in pairs for episode in (pair.chosen, pair.rejected)])
-        self.model.head.bias -= float(scores.mean())
+        self.model.head.bias.sub_(float(scores.mean()))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the trunk's weights."""

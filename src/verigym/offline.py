@@ -132,15 +132,17 @@ def _pairs(config: DPOConfig, source: Source) -> list[Pair]:
 def written_pair(chat: Chat, preference: Preference, context: int) -> Pair:
     """Two answers turn by turn, as the policy would have played them. Raises TaskDataError, with file and row."""
     try:
-        sides = [write_turns(chat, preference.prompt, answer) for answer in (preference.chosen, preference.rejected)]
+        chosen, rejected = (
+            write_turns(chat, preference.prompt, answer) for answer in (preference.chosen, preference.rejected)
+        )
     except TemplateError as error:
         raise TaskDataError(f"{preference.where}: {error}") from error
-    longest = max(len(side.token_ids) for side in sides)
+    longest = max(len(chosen.token_ids), len(rejected.token_ids))
     if longest > context:
         raise TaskDataError(
             f"{preference.where}: a conversation has {longest} tokens, the model reads {context}; remove the row"
         )
-    return Pair(*sides, preference.question)
+    return Pair(chosen, rejected, preference.question)
 
 
 def write_turns(chat: Chat, prompt: Sequence[Message], answer: Sequence[Message]) -> Episode:

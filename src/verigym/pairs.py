@@ -157,16 +157,16 @@ def _episodes(file: Path) -> Iterator[Episode]:
 
 
 def asked(episode: Episode) -> list[Message]:
-    """The messages before the agent's first turn."""
-    first = next((i for i, m in enumerate(episode.messages) if m["role"] == "assistant"), len(episode.messages))
-    return list(episode.messages[:first])
+    """The messages before the agent's first turn; an environment may open with examples of such turns."""
+    turns = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
+    return list(episode.messages[: turns[-len(episode.turns)]])
 
 
 def as_preference(chosen: Episode, rejected: Episode) -> Preference:
     """Two episodes of one task as messages, up to the agent's last turn."""
     prompt = asked(chosen)
-    ends = (_to_last_turn(episode.messages)[len(prompt) :] for episode in (chosen, rejected))
-    return Preference(prompt, *ends, f"task {chosen.task_id} of {chosen.env_id}")
+    better, worse = (_to_last_turn(episode.messages)[len(prompt) :] for episode in (chosen, rejected))
+    return Preference(prompt, better, worse, f"task {chosen.task_id} of {chosen.env_id}")
 
 
 def _to_last_turn(messages: Sequence[Message]) -> Sequence[Message]:
@@ -198,11 +198,10 @@ def right_episodes(episodes: Sequence[Episode], per_task: int, seed: int) -> lis
 
     As in Yuan et al. 2023 (arXiv:2308.01825). One that a budget cut would teach to go on without end.
     """
+    right = [e for e in episodes if e.verdict.outcome is Outcome.CORRECT and e.terminated]
     kept = []
-    for name, group in _by_question(episodes).items():
-        right = [e for e in group if e.verdict.outcome is Outcome.CORRECT and e.terminated]
-        distinct = _distinct(right, lambda episode: episode.token_ids.tolist())
-        kept += _shuffled(distinct, derive_seed(seed, "right", name))[:per_task]
+    for name, group in _by_question(_distinct(right, lambda episode: episode.token_ids.tolist())).items():
+        kept += _shuffled(group, derive_seed(seed, "right", name))[:per_task]
     return kept
 
 
@@ -210,7 +209,7 @@ def _by_question(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
     """Judged episodes with a turn, by environment, task and what was asked."""
     groups: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
-        if episode.verdict.outcome is not Outcome.INFRA_ERROR and episode.num_policy_tokens:
+        if episode.verdict.outcome is not Outcome.INFRA_ERROR and episode.turns:
             groups[f"{episode.env_id} {episode.task_id} {question(asked(episode))}"].append(episode)
     return groups
 

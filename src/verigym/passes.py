@@ -13,8 +13,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from verigym.agents.agent import LocalAgent, Tokenizer, load_chat, load_model, resolve_device
+from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
 from verigym.agents.chat import Chat
 from verigym.agents.collect import Collector
 from verigym.agents.engines.transformers import TransformersEngine
@@ -22,12 +23,15 @@ from verigym.agents.episode import Episode, derive_seed
 from verigym.agents.learners.pairs import Pair
 from verigym.config import OfflineConfig, build, to_plain
 from verigym.interrupts import Interrupts
-from verigym.pairs import read_episodes
+from verigym.pairs import asked, read_episodes
 from verigym.run_folder import RunFolder
 from verigym.task_sampler import TaskSampler
-from verigym.tasks.errors import ConfigError, RunInterrupted
+from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
+from verigym.verifiers.verdict import Outcome
 
 T = TypeVar("T")
+_MAX_INFRA_ERROR_RATE = 0.1  # as in training
+
 OnStep = Callable[[int, int, dict[str, float]], None]
 
 
@@ -156,6 +160,7 @@ class Source:
         if self.resume and played.is_file():
             return list(self.folder.episodes(0))
         episodes = play_groups(self.config, self.chat)
+        _refuse_unjudged(episodes)
         self.open()
         self.folder.write_episodes(0, episodes)
         return episodes
@@ -193,10 +198,19 @@ def play_groups(config: OfflineConfig, chat: Chat) -> list[Episode]:
             engine.close()
 
 
+def _refuse_unjudged(episodes: Sequence[Episode]) -> None:
+    broken = [episode for episode in episodes if episode.verdict.outcome is Outcome.INFRA_ERROR]
+    if len(broken) > _MAX_INFRA_ERROR_RATE * len(episodes):
+        raise RunError(
+            f"{len(broken)} of {len(episodes)} episodes could not be judged, more than the {_MAX_INFRA_ERROR_RATE:.0%} "
+            f"allowed; the first: {broken[0].verdict.reason}"
+        )
+
+
 def refuse_other_tokens(episodes: Sequence[Episode], source: Source) -> None:
     """Raises ConfigError if the ids of an episode are not the words of its messages in this model's vocabulary."""
     for episode in episodes:
-        turn, said = episode.turns[0], next(m["content"] for m in episode.messages if m["role"] == "assistant")
+        turn, said = episode.turns[0], episode.messages[len(asked(episode))]["content"]
         ids = episode.token_ids.tolist()
         known = max(ids) < source.vocabulary and len(ids) <= source.context
         if not known or source.chat.canonical(ids[turn.start : turn.end], ids[: turn.start]) != said:

@@ -45,7 +45,8 @@ class _Offline:
         if not ids and rest and rest[0] in ("-h", "--help"):
             print(_USAGE.format(name=cls.name, pairs="" if cls.kind is RFTConfig else "--pairs FILE | "))
             raise SystemExit(0)
-        values = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
+        from_recipe = bool(rest) and not rest[0].startswith("-")
+        values = read_recipe(rest.pop(0)) if from_recipe else {}
         if ids:
             values["envs"] = [{"id": env_id, "kwargs": key_values(options)} for env_id in ids]
         for field in ("model", "pairs"):
@@ -53,9 +54,10 @@ class _Offline:
             values |= {field: given[-1]} if given else {}
         stored, rest = _several(rest, "--episodes")
         values |= {"episodes": stored} if stored else {}
+        where = "the recipe" if from_recipe else f"verigym {cls.name}"
         if "model" not in values:
             raise ConfigError(f"--model is missing; see verigym {cls.name} --help")
-        return cls(parse_options(cls.kind, cls.name, rest, build(cls.kind, values, "the recipe")), False)
+        return cls(parse_options(cls.kind, cls.name, rest, build(cls.kind, values, where)), False)
 
     def run(self) -> int:
         from rich.console import Console
@@ -121,7 +123,9 @@ def _several(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]
     rest: list[str] = []
     within = False
     for argument in arguments:
-        if argument.startswith("-"):
+        if argument.startswith(f"{name}="):
+            values.append(argument.removeprefix(f"{name}="))
+        elif argument.startswith("-"):
             within = argument == name
             rest += [] if within else [argument]
         else:
@@ -134,13 +138,17 @@ def _print(console: Any, report: dict[str, Any]) -> None:
     from rich.table import Table
 
     sides = {name: figures for name, figures in report.items() if isinstance(figures, dict)}
-    table = Table("", *[name.replace("_", "-") for name in sides] or ["number"])
+    table = Table("", *([name.replace("_", "-") for name in sides] or ["number"]))
     for name, value in report.items():
         if name not in sides:
             table.add_row(name.replace("_", " "), str(value))
     for name in next(iter(sides.values()), {}):
-        cells = [figures[name] for figures in sides.values()]
-        table.add_row(
-            name.replace("_", " "), *[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
-        )
+        if name not in ("low", "high"):
+            table.add_row(name.replace("_", " "), *[_cell(name, figures) for figures in sides.values()])
     console.print(table)
+
+
+def _cell(name: str, figures: dict[str, Any]) -> str:
+    value = figures[name]
+    interval = f" [{figures['low']:.3f}, {figures['high']:.3f}]" if name == "accuracy" else ""
+    return (f"{value:.3f}" if isinstance(value, float) else str(value)) + interval
