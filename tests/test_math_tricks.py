@@ -119,7 +119,7 @@ RESTATED = [
     ("Compute $5!$.", "120", r"5! ;; (5)!", r"120 ;; 6!/6"),
     (r"Compute $\gcd(12,18)$.", "6", r"\gcd(12,18) ;; \gcd(18,12)", r"6 ;; \frac{12}{2}"),
     (r"Compute $\binom{5}{2}$.", "10", r"\binom{5}{2} ;; \binom52 ;; \dbinom{5}{2}", "10"),
-    (r"Compute $\frac12+\frac13$.", r"\frac56", r"\frac12+\frac13 ;; \frac{1}{3}+\frac{1}{2} ;; 1/2+1/3", r"5/6 ;; 10/12"),
+    (r"Compute $\frac12+\frac13$.", r"\frac56", r"\frac12+\frac13 ;; \frac13+\frac12 ;; 1/2+1/3", r"5/6 ;; 10/12"),
     (r"Simplify $\sqrt{12}$.", r"2\sqrt3", r"\sqrt{12} ;; \sqrt{(12)} ;; 12^{1/2}", r"2\sqrt{3} ;; \sqrt3\cdot2"),
     ("Factor $x^2-9$ completely.", "(x-3)(x+3)", "x^2-9 ;; -9+x^2 ;; x^2 - 9 ;; x^2-3x+3x-9 ;; x^2-3^2", "(x+3)(x-3)"),
     ("Factor $x^2+3x+2$.", "(x+1)(x+2)", "x^2+3x+2 ;; 2+3x+x^2", "(x+2)(x+1)"),
@@ -160,3 +160,29 @@ def test_gold_answer_may_stand_in_the_prompt(verifier):
     assert boxed(verifier, "2^{10}", "2^{10}", "Which is larger, $2^{10}$ or $10^3$?") is Outcome.CORRECT
     assert boxed(verifier, "x=5", "5", "Is it $x=5$ or $x=7$?") is Outcome.CORRECT
     assert boxed(verifier, "3-x", "-x+3", "What is $|x-3|$ for $x<3$?") is Outcome.CORRECT
+
+
+# where the answer stands
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is 43 which is 42", "The answer is 43 is 42", "The answer is not 41, it is 42", "The answer is 42?",
+     "The answer is unknown, maybe is 42", "The answer is wrong is 42", "The answer is 42 or 43.",
+     r"$\boxed{42}$ or $\boxed{43}$", r"$\boxed{43}$ and $\boxed{42}$", "I get $43$, or is it $42$"],
+)  # fmt: skip
+def test_text_that_names_another_answer_earns_nothing(verifier, text):
+    assert judge(verifier, text, "42").reward == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is clearly 42", "The answer is that $x$ is 42.", "The answer is 42 because 41 is too small",
+     "The answer is simply $42$.", "The answer is 42, which is even.", "Thus we obtain $x = 42$."],
+)  # fmt: skip
+def test_answer_in_a_sentence_is_found(verifier, text):
+    assert judge(verifier, text, "42").reward == 1
+
+
+def test_boxes_joined_by_a_plain_and_are_one_list(verifier):
+    assert judge(verifier, r"$\boxed{5}$ and $\boxed{6}$", "5,6").reward == 1

@@ -194,10 +194,12 @@ def test_answer_is_found(verifier, text):
     assert judge(verifier, text, "42").outcome is Outcome.CORRECT
 
 
-def test_latex_span_counts_only_on_request(verifier):
-    text = "So we get $8.0$."
-    assert judge(verifier, text, "8").outcome is Outcome.UNPARSEABLE
-    assert judge(MathVerifier(extract="latex"), text, "8").outcome is Outcome.CORRECT
+def test_latex_span_counts_at_the_end_after_a_cue_and_elsewhere_on_request(verifier):
+    for text in ("So we get $8.0$.", r"The result is \[ 8 \]", "Hence $x$ equals $8$.", "This gives: **$8$**"):
+        assert judge(verifier, text, "8").outcome is Outcome.CORRECT
+    for text in ("So we get $8.0$ at first.", "Perhaps $8$.", "We get 8.", "We get $8$ or $9$.", "We get $9$ or $8$."):
+        assert judge(verifier, text, "8").outcome is Outcome.UNPARSEABLE
+    assert judge(MathVerifier(extract="latex"), "So we get $8.0$ at first.", "8").outcome is Outcome.CORRECT
 
 
 # the policy per kind of answer: the gold answer, what equals it, what nearly does
@@ -306,12 +308,13 @@ def test_off_by_one_of_every_gsm8k_gold_answer_is_wrong(verifier):
         assert boxed(verifier, str(int(row["final"]) + 1), row["final"], row["question"]) is Outcome.WRONG
 
 
-def test_rewritten_and_spoiled_answers_are_told_apart():
+@pytest.mark.parametrize("extract", ["boxed", "latex"])
+def test_rewritten_and_spoiled_answers_are_told_apart(extract):
     pairs = rows("math_answer_pairs/pairs.jsonl")
     submitted = [(Submission(pair["pred"]), Task("t", "", pair["gold"])) for pair in pairs]
-    verdicts = MathVerifier(extract="latex").verify_many(submitted)
+    verdicts = MathVerifier(extract=extract).verify_many(submitted)
     agreed = sum((v.reward == 1) == pair["expected"] for v, pair in zip(verdicts, pairs, strict=True))
-    assert agreed >= 0.995 * len(pairs)
+    assert agreed == len(pairs)
 
 
 # the pool

@@ -15,8 +15,9 @@ MAX_DIFFERENT_BOXES = 3
 # an answer longer than these is refused anyway; they keep hostile texts from costing more than linear time
 MAX_SENTENCE_LENGTH = 4_000
 MAX_TAIL_LENGTH = 6_000
+MAX_CUE_LENGTH = 60
 
-_AND_TEXT = re.compile(r"(?:\s|\\quad|\\ |,)*\\text\{\s*(?:and|or)\s*\}(?:\s|\\quad|\\ )*")
+_AND_TEXT = re.compile(r"(?:\s|\\quad|\\ |[,$])*(?:\\text\{\s*(?:and|or)\s*\}|(?:and|or)\b)(?:\s|\\quad|\\ |\$)*")
 _CUE = re.compile(
     r"(?:the\s+|my\s+)?(?:final\s+answer|answer)(?:\s+(?:to|of|for)\s[^.:\n]{0,80}?)?\s*(?:is\b|:|=)|####",
     re.IGNORECASE,
@@ -24,6 +25,15 @@ _CUE = re.compile(
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)")
 _CLAUSE = re.compile(r",?\s+(?:because|since|which|where|so|as|for)\s+.*", re.IGNORECASE)
 _SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_RESULT = re.compile(
+    r"\b(?:we\s+(?:get|obtain|have|find|conclude)|(?:result|value|total|solution)\s+is|gives|yields|equals|is\s+equal\s+to)"
+    r"(?:\s+that)?[\s:*]*\Z",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(r"(?!.*\b(?:not?|never|cannot|wrong|unknown|maybe|perhaps|either)\b)[^\d,;()?]*", re.IGNORECASE)
+_ADVERB = re.compile(
+    r"(?:clearly|simply|just|therefore|thus|then|hence|exactly|obviously|indeed|equal\s+to)\s+", re.IGNORECASE
+)
 _JOINT = re.compile(r"[\s,]*(?:and|or|,)?\s*", re.IGNORECASE)
 
 
@@ -56,9 +66,10 @@ def answer_block(text: str) -> str | None:
 def math_answer(text: str, *, latex: bool = False) -> Extraction:
     r"""The final answer of a solution (reasoning already cut off by `answer_text`).
 
-    The last `\boxed{...}` or `\fbox{...}`; boxes joined by `\text{and}` are one list, and a text with more than
-    three different boxes is a guess and has no answer. Without a box, what follows the last "answer is", "answer:"
-    or "####" in its line and sentence. With `latex`, without either, the last `$...$`, `\(...\)` or `\[...\]`.
+    The last `\boxed{...}` or `\fbox{...}`; boxes joined by "and" or `\text{and}` are one list, and a text with more
+    than three different boxes is a guess and has no answer. Without a box, what follows the last "answer is",
+    "answer:" or "####" in its line and sentence. Without either, the `$...$`, `\(...\)` or `\[...\]` with which the
+    text ends, if "we get", "the result is", "equals" or the like stands before it; with `latex`, the last one anywhere.
     A bare number in prose is none. If the text has an `<answer>` block, all this goes for the block, and without
     any of it the whole block is the answer.
     """
@@ -79,7 +90,7 @@ def _answer_in(text: str, latex: bool) -> Extraction:
     after_cue = _after_cue(text)
     if after_cue:
         return Extraction(after_cue)
-    if latex and (span := _last_span(text)):
+    if span := _last_span(text, anywhere=latex):
         return Extraction(span)
     return Extraction(None, r"no \boxed{} answer and no 'the answer is'")
 
@@ -107,15 +118,19 @@ def _after_cue(text: str) -> str | None:
         rest = rest.lstrip()
     if (span := _SPAN.match(rest)) and "\n" in span.group():
         return _inside(span)
-    sentence = _SENTENCE_END.split(rest, maxsplit=1)[0].strip().strip("*").strip()
-    if " is " in sentence:
-        sentence = sentence.rpartition(" is ")[2]
-    return _value_in(sentence)
+    end = _SENTENCE_END.search(rest)
+    if end and end.group() == "?":
+        return None
+    sentence = rest[: end.start()] if end else rest
+    sentence = sentence.strip().strip("*").strip()
+    subject, _, value = sentence.rpartition(" is ")  # "the answer is that x is 5", but not "is 6 which is 5"
+    return _value_in(value if _SUBJECT.fullmatch(subject) else sentence)
 
 
 def _value_in(sentence: str) -> str | None:
     spans = list(_SPAN.finditer(sentence))
     if not spans:
+        sentence = _ADVERB.sub("", sentence, count=1) if _ADVERB.match(sentence) else sentence
         return _CLAUSE.sub("", sentence).strip("*` ").rstrip(".,;") or None
     between = [sentence[a.end() : b.start()] for a, b in pairwise(spans)]
     outside = _SPAN.sub("", sentence)
@@ -126,11 +141,15 @@ def _value_in(sentence: str) -> str | None:
     return _inside(spans[0])
 
 
-def _last_span(text: str) -> str | None:
+def _last_span(text: str, *, anywhere: bool) -> str | None:
     if len(text) > MAX_TAIL_LENGTH:
         text = text[-MAX_TAIL_LENGTH:].partition("\n")[2]
     spans = [span for span in _SPAN.finditer(text) if _inside(span)]
-    return _inside(spans[-1]) if spans else None
+    if not spans:
+        return None
+    before, after = text[max(0, spans[-1].start() - MAX_CUE_LENGTH) : spans[-1].start()], text[spans[-1].end() :]
+    is_result = _RESULT.search(before) and not after.strip(" \n*.,;!")
+    return _inside(spans[-1]) if anywhere or is_result else None
 
 
 def _inside(span: re.Match[str]) -> str:
