@@ -186,3 +186,66 @@ def test_answer_in_a_sentence_is_found(verifier, text):
 
 def test_boxes_joined_by_a_plain_and_are_one_list(verifier):
     assert judge(verifier, r"$\boxed{5}$ and $\boxed{6}$", "5,6").reward == 1
+
+
+# equations, ratios, words, money
+
+OTHER_CLAIM = {
+    "5": r"x^2=5 ;; -x=5 ;; x-1=5 ;; \frac1x=5 ;; 2x=5 ;; xy=5 ;; \ln x=5 ;; \cos x=5 ;; 5\approx 7 ;; x \approx 6 ;; "
+    r"5' ;; 5.. ;; [5] ;; 5\ldots ;; 5\dots ;; 5^{\prime} ;; 5=x^2",
+    "10": "2x=10 ;; x+y=10",
+    "0": "2x^2+3x-5=0",
+    r"\sqrt{2}": r"\sqrt2 \approx 7 ;; \sqrt{2}\approx 1.5",
+    "1:2:3": r"1:3:2 ;; 1:6 ;; \frac16 ;; 2:1:3",
+    "5:12:13": "5:13:12",
+    "3:30": r"1:10 ;; 6:60 ;; 3:45 ;; \frac{1}{10}",
+    "2,3": "2.3 ;; 23 ;; 2 ;; 2,3,4",
+    "3,5": "3.5",
+    "1,25": "1.25",
+    "east": "seat ;; west",
+    "even": "neve ;; odd",
+    "no": "on",
+    "abc": "bca",
+    "x": "X",
+    r"\$5": r"€5 ;; 5\text{ cents} ;; 5\text{ euros}",
+}
+SAME_CLAIM = {
+    "5": r"x=5 ;; 5=x ;; f(3)=5 ;; f'(2)=5 ;; x_1=5 ;; AB=5 ;; \angle A = 5 ;; \text{area}=5 ;; P(A)=5 ;; a_{10}=5 ;; "
+    r"\frac{dy}{dx}=5 ;; |AB|=5 ;; \overline{AB}=5 ;; S_n = 2+3 = 5 ;; \lambda=5 ;; f^{-1}(3)=5 ;; x \approx 5 ;; "
+    r"\approx 5 ;; 5 \approx 5.0 ;; \text{Total cost} = 5 ;; P(X=2)=5 ;; [ABC]=5",
+    r"\sqrt{2}": r"\sqrt2 \approx 1.41 ;; \sqrt{2}\approx 1.414 ;; x=\sqrt2\approx 1.4",
+    r"\frac{1}{3}": r"\frac13 \approx 0.33 ;; \frac{1}{3} \approx 0.333",
+    "2:3:4": "4:6:8 ;; 2 : 3 : 4 ;; 1:1.5:2",
+    "1:2": r"\frac12 ;; 0.5 ;; 1\text{ to }2 ;; 1 : 2 ;; 2:4",
+    r"\frac34": "3:4 ;; 3 : 4",
+    "3:30": r"3:30 ;; 3:30\text{ p.m.} ;; 03:30",
+    "0.5": "0,5",
+    "2,3": "2, 3 ;; 3,2",
+    "even": r"even ;; Even ;; \text{even}",
+    r"\text{A,B,C}": r"A, C, B ;; \text{C,A,B}",
+    "xyz": "zyx",
+    "AB": "BA",
+    r"\$5": r"\$5 ;; 5 ;; 5\text{ dollars} ;; \$5.00",
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), each(OTHER_CLAIM))
+def test_other_claim_is_wrong(verifier, gold, answer):
+    assert boxed(verifier, answer, gold) is Outcome.WRONG
+
+
+@pytest.mark.parametrize(("gold", "answer"), each(SAME_CLAIM))
+def test_same_claim_is_right(verifier, gold, answer):
+    assert boxed(verifier, answer, gold) is Outcome.CORRECT
+
+
+def test_what_the_prompt_asks_for_may_stand_before_an_equals_sign(verifier):
+    assert boxed(verifier, "a+b=7", "7", "If $ab=12$, find $a+b$.") is Outcome.CORRECT
+    assert boxed(verifier, r"\cos A = \frac12", r"\frac12", r"What is $\cos A$?") is Outcome.CORRECT
+    assert boxed(verifier, "x-1=5", "5", "Solve $x-1=4$.") is Outcome.WRONG
+    assert boxed(verifier, "x^2=5", "5", "Solve $x^2=25$.") is Outcome.WRONG
+
+
+def test_ratio_that_could_be_a_time_of_day_is_one_where_the_prompt_asks_for_it(verifier):
+    assert boxed(verifier, "10:24", "5:12", "Find the ratio of the areas.") is Outcome.CORRECT
+    assert boxed(verifier, "10:24", "5:12", "When does it start?") is Outcome.WRONG

@@ -119,7 +119,7 @@ def test_unknown_way_to_treat_units_and_percent_is_refused_with_a_suggestion():
     ("answer", "gold"),
     [(r"\frac{2\pi}{3}", r"120^\circ"), (r"60^\circ", r"\pi/3"), ("(3, \\infty)", r"\{x \mid x > 3\}"),
      ("|x| < 3", "-3 < x < 3"), ("|x| < 3", "(-3, 3)"), ("five", "5"), (r"\text{twelve}", "12"), ("1000,99", "1000.99"),
-     ("0.111", "0,111"),
+     ("0,111", "0.111"),
      (r"\{108, 135\}", "$108$,$135$")],
 )  # fmt: skip
 def test_other_spelling_is_equal(answer, gold):

@@ -5,9 +5,11 @@ The policy, in the order in which it applies:
 - Equal after tidying (white space, `\left`, `$`, `\dfrac`, degree signs, thousands separators): equal.
 - Units may be missing on either side; two known units must agree. `10\%` is 10 and is 0.1. (Both by option.)
 - Plain numbers are compared exactly; a decimal may differ by 5e-7 and by a millionth of the gold answer, or by
-  the tolerance of the task. Beside a decimal, `1000,99` has a decimal comma. Beside pi, degrees are radians.
-- `\text{...}` answers are compared as words, without regard to case.
-- `name = value` is its value; in a chain each link must equal the gold answer; two names must be the same.
+  the tolerance of the task. For a decimal, `1000,99` has a decimal comma. Beside pi, degrees are radians.
+- `\text{...}` answers and words (`even`) are compared as words, without regard to case; `x` is not `X`.
+- `name = value` is its value, and so is `a + b = value` where the prompt asks for `a + b`; in a chain each link must
+  equal the gold answer; two names must be the same. What follows `\\approx` must be the rounded value.
+- `a:b:c` is a ratio; a gold answer such as `3:30` is a time of day unless the prompt speaks of ratios.
 - A bare list or set is free of order, anything in ( ) or [ ] is ordered, and brackets must be the same; a
   bare list may stand for a ( ) tuple. `\pm` stands for two elements. One too few, too many or twice is wrong.
 - Matrices are compared entry by entry.
@@ -19,9 +21,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from verigym.verifiers import _latex, _numbers
 from verigym.verifiers._latex import canonical, fold_unicode, split_list, split_top, tidy
+from verigym.verifiers._names import claims, is_name
 from verigym.verifiers._numbers import Tolerance
 from verigym.verifiers._units import spell_out_unit, split_unit, units_agree
 
@@ -38,9 +42,18 @@ _DEGREES = re.compile(r"\s*\$?\s*(-?\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|
 _SET_BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?[|:]\s*(.*)\\\}", re.DOTALL)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|\s*(<|\\le(?![a-zA-Z]))\s*(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})")
+_COLON = re.compile(r":|\\text\{\s*to\s*\}|(?<=[\d ])to(?= )")
+_CLOCK = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
+_RATIO_WORD = re.compile(r"\b(?:ratio|proportion|odds|in the form)\b", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_SHORT_WORDS = frozenset({"no", "on", "up", "in", "or", "at", "by"})
 _TEXT_ONLY = re.compile(rf"{_latex.TEXT}\{{[^{{}}]*\}}")
-_NOT_A_NUMBER = re.compile(r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])", re.IGNORECASE)
+_NOT_A_NUMBER = re.compile(
+    r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])|\d\s*(?:'(?!\d)|\^\s*\{?\s*\\prime)|\.\.|\\l?dots(?![a-zA-Z])",
+    re.IGNORECASE,
+)
+_MONEY = {r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹", "dollar": "$", "cent": "¢", "euro": "€", "yen": "¥"}
+_CURRENCY = re.compile(r"\\\$|[€£¥₹]|\b(?:dollar|cent|euro|yen)(?=s?\b)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,8 @@ class Rules:
 
     `oracle` compares what the rules leave open; `tolerance` replaces the rounding that decimals may have;
     with `units` a unit of the gold answer must be there, with `strict_percent` 10% is 0.1 and not 10.
-    The words of the `prompt` may be units, and what it asks for may stand to the left of an equals sign.
+    The words of the `prompt` may be units, and what it asks for may stand to the left of an equals sign. `near`
+    says whether two values are within a bound.
     """
 
     oracle: Oracle
@@ -58,10 +72,13 @@ class Rules:
     units: bool = False
     strict_percent: bool = False
     prompt: str = ""
+    near: Callable[[str, str, float], bool] | None = None
 
 
 def equal(gold: str, answer: str, rules: Rules) -> bool:
     """Whether two answers, in LaTeX or plain, are the same."""
+    if (currencies := _currencies(gold)) and not _currencies(answer) <= currencies:
+        return False
     if rules.units:
         gold, answer = spell_out_unit(gold), spell_out_unit(answer)
     if canonical(gold) == canonical(answer):
@@ -83,6 +100,8 @@ def _equal(gold: str, answer: str, rules: Rules) -> bool:
     if verdict is None:
         verdict = _as_numbers(gold, answer, rules)
     if verdict is None:
+        verdict = _as_ratios(gold, answer, rules)
+    if verdict is None:
         verdict = _as_equations(gold, answer, rules)
     if verdict is None:
         verdict = _as_matrices(gold, answer, rules)
@@ -91,6 +110,10 @@ def _equal(gold: str, answer: str, rules: Rules) -> bool:
     if verdict is None:
         verdict = _as_expressions(gold, answer, rules)
     return verdict
+
+
+def _currencies(text: str) -> set[str]:
+    return {_MONEY[name] for name in _CURRENCY.findall(text)}
 
 
 def _in_radians(text: str, other: str) -> str:
@@ -113,18 +136,37 @@ def _as_words(gold: str, answer: str) -> bool | None:
     r"""Text against text: `\text{Evelyn}`, `\text{(C)}`, `even`. None if the gold answer is no text."""
     wrapped = _TEXT_ONLY.fullmatch(gold) is not None
     expected, given = _plain_words(gold), _plain_words(answer)
-    if not wrapped and not (_WORDS.fullmatch(gold) and len(gold) >= 4):
-        return True if len(expected) == 1 and expected.isalpha() and expected == given else None
+    if not wrapped and not _is_word(gold):
+        if len(expected) == len(given) == 1 and expected.isalpha():
+            return expected == given
+        return None
     if not expected:
         return None
     if expected.casefold() == given.casefold():
         return True
-    return False if wrapped and expected.replace(" ", "").isalpha() and len(expected) > 1 else None
+    if "," in gold and sorted(_listed(gold)) == sorted(_listed(answer)):
+        return True
+    plain = expected.replace(" ", "").isalpha() and len(expected) > 1
+    return False if plain and (wrapped or given.replace(" ", "").isalpha()) else None
+
+
+def _is_word(text: str) -> bool:
+    """Whether letters are a word and not a product: `even`, `no`, `abc`, but not `xyz` or `ab`."""
+    if not _WORDS.fullmatch(text):
+        return False
+    return len(text) >= 4 or text.lower() in _SHORT_WORDS or (len(text) == 3 and bool(re.search("[aeiou]", text)))
+
+
+def _listed(text: str) -> list[str]:
+    return [word.casefold() for word in re.split(r"[,\s]+|\band\b", _plain_commas(text)) if word]
 
 
 def _plain_words(text: str) -> str:
-    bare = re.sub(rf"{_latex.TEXT}\{{([^{{}}]*)\}}", r"\1", text)
-    return re.sub(r"[\s()$.,:;!{}]+", " ", bare).strip()
+    return _plain_commas(text).replace(",", " ").strip()
+
+
+def _plain_commas(text: str) -> str:
+    return re.sub(r"[\s()$.:;!{}]+", " ", _drop_text(text))
 
 
 def _as_numbers(gold: str, answer: str, rules: Rules) -> bool | None:
@@ -148,12 +190,10 @@ def _as_numbers(gold: str, answer: str, rules: Rules) -> bool | None:
 
 
 def _two_numbers(gold: str, answer: str) -> tuple[_numbers.Number | None, _numbers.Number | None]:
-    """The two as numbers; beside a decimal, `1000,99` is one too."""
+    """The two as numbers; where the gold answer is a decimal, `1000,99` is one too."""
     expected, given = _numbers.exact_number(gold), _numbers.exact_number(answer)
     if given is None and expected is not None and expected.is_decimal:
         given = _numbers.with_decimal_comma(answer)
-    elif expected is None and given is not None and given.is_decimal:
-        expected = _numbers.with_decimal_comma(gold)
     return expected, given
 
 
@@ -182,52 +222,76 @@ def _drop_text(text: str) -> str:
     return re.sub(rf"{_latex.TEXT}\{{([^{{}}]*)\}}", r"\1", text).strip()
 
 
+def _as_ratios(gold: str, answer: str, rules: Rules) -> bool | None:
+    """`2:3` is `4:6` and two thirds; `3:30` is a time of day. None if neither is a ratio."""
+    (expected_text, expected_unit), (given_text, given_unit) = split_unit(gold), split_unit(answer)
+    expected, given = split_top(expected_text, _COLON), split_top(given_text, _COLON)
+    if len(expected) == len(given) == 1 or r"\{" in gold + answer:
+        return None
+    if not (
+        all(expected) and all(given) and units_agree(expected_unit, given_unit, rules.prompt, required=rules.units)
+    ):
+        return False
+    if _CLOCK.fullmatch(expected_text) and not _RATIO_WORD.search(rules.prompt):
+        return [part.lstrip("0") for part in expected] == [part.lstrip("0") for part in given]
+    if len(expected) != len(given):
+        several, single = (expected, given_text) if len(expected) > 1 else (given, expected_text)
+        return len(several) == 2 and _equal(_quotient(*several), single, rules)
+    pairs = zip(expected[1:], given[1:], strict=True)
+    return all(_equal(_quotient(a, expected[0]), _quotient(b, given[0]), rules) for a, b in pairs)
+
+
+def _quotient(top: str, bottom: str) -> str:
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
 def _as_equations(gold: str, answer: str, rules: Rules) -> bool | None:
     """`name = value` on either side, and chains of them. None if there is no such thing."""
     gold, answer = _without_membership(gold), _without_membership(answer)
     if len(split_list(gold)[1]) > 1 or len(split_list(answer)[1]) > 1:
         return None
-    gold_links, links = _links(gold), _links(answer)
+    if len(parts := split_top(answer, _APPROX)) > 1:
+        return _as_approximation(gold, parts, rules)
+    gold_links, links = split_top(split_top(gold, _APPROX)[0] or gold, _latex.EQUALS), split_top(answer, _latex.EQUALS)
     if len(gold_links) == len(links) == 1:
         return None
     if len(gold_links) == 1:
-        return all(_equal(gold, link, rules) for link in _values(links))
+        return all(_equal(gold, link, rules) for link in claims(links, rules.prompt))
     if len(links) == 1:
-        values = _values(gold_links)
-        if len(values) > 1 or any(map(_is_name, gold_links)):
-            return _equal(values[-1], answer, rules)
-        return None  # an equation between expressions
-    if _is_name(gold_links[0]) and _is_name(links[0]) and canonical(gold_links[0]) != canonical(links[0]):
+        return _gold_value(gold_links, answer, rules)
+    if is_name(gold_links[0]) and is_name(links[0]) and canonical(gold_links[0]) != canonical(links[0]):
         return None if len(links) == 2 else False
     if len(links) > 2 or len(gold_links) > 2:
-        value = _values(gold_links)[-1]
-        return all(_equal(value, link, rules) for link in _values(links))
-    if _is_name(gold_links[0]) and canonical(gold_links[0]) == canonical(links[0]):
+        return all(_equal(gold_links[-1], link, rules) for link in claims(links, rules.prompt))
+    if is_name(gold_links[0]) and canonical(gold_links[0]) == canonical(links[0]):
         return _equal(gold_links[1], links[1], rules)
     return None
 
 
-def _links(text: str) -> list[str]:
-    """The parts of `text` between its equals signs; an approximation after an exact value is left out."""
-    parts = split_top(text, _APPROX)
-    if len(parts) > 1:
-        text = f"{parts[0]}={parts[1]}" if _is_name(parts[0]) else parts[0]
-    return split_top(text, _latex.EQUALS)
+def _gold_value(links: list[str], answer: str, rules: Rules) -> bool | None:
+    """A bare value for the gold answer `name = value`; None for an equation between expressions."""
+    if is_name(links[-1]) and len(links) == 2 and not re.search("[a-zA-Z]", links[0]):
+        return _equal(links[0], answer, rules)
+    named = is_name(links[0]) or not re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", links[0]))
+    return _equal(links[-1], answer, rules) if named or len(links) > 2 else None
 
 
-def _values(links: list[str]) -> list[str]:
-    """The links that claim to be the answer: all but a name at the start (or at the end, as in `2 = x`)."""
-    if len(links) == 2 and _is_name(links[1]) and not re.search("[a-zA-Z]", links[0]):
-        return links[:1]
-    return links[1:] if re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", links[0])) or _is_name(links[0]) else links
+def _as_approximation(gold: str, parts: list[str], rules: Rules) -> bool:
+    r"""`\sqrt{2} \approx 1.41` and `x \approx 1.41`: what comes first counts, the rest must be that, rounded."""
+    exact, *rounded = parts[1:] if not parts[0] or is_name(parts[0]) else parts
+    if not _equal(gold, exact, rules):
+        return False
+    value = split_unit(split_top(exact, _latex.EQUALS)[-1])[0]
+    return all(_rounds_to(value, split_unit(part)[0], rules) for part in rounded)
 
 
-def _is_name(text: str) -> bool:
-    """Whether `text` names a quantity: `x`, `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{area}`, `(p,q)`."""
-    bare = re.sub(rf"{_latex.TEXT}\{{[^{{}}]*\}}|\\[a-zA-Z]+", "a", text)
-    return bool(
-        re.fullmatch(r"\s*\(?[a-zA-Z][a-zA-Z\s']*(?:_\s*\{?\w+\}?)?(?:,[a-zA-Z, ]*)?(?:\([\w,\s]*\))?\)?\s*", bare)
-    )
+def _rounds_to(value: str, rounded: str, rules: Rules) -> bool:
+    number, place = _numbers.exact_number(value), _numbers.last_place(rounded)
+    if place is None:
+        return False
+    if number is not None:
+        return abs(number.value - Fraction(rounded)) <= place / 2
+    return rules.near is None or rules.near(value, rounded, float(place / 2))
 
 
 def _without_membership(text: str) -> str:
@@ -247,13 +311,17 @@ def _as_lists(gold: str, answer: str, rules: Rules) -> bool | None:
     if len(expected) == len(given) == 1:
         if {brackets, given_brackets} == {"", "{}"}:
             return _equal(expected[0], given[0], rules)
-        return None
+        return False if _is_bracketed(answer) and not _is_bracketed(gold) else None
     if len(expected) == 1 or len(given) == 1:
         single = gold if len(expected) == 1 else answer
         return None if re.search(r"[<>]|\\(?:le|ge|cup|in|mathbb|setminus|ne)(?![a-zA-Z])|pmatrix", single) else False
     if brackets != given_brackets and {brackets, given_brackets} not in ({"", "{}"}, {"", "()"}):
         return False
     return _match(expected, given, rules, ordered=ordered)
+
+
+def _is_bracketed(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]") and _latex.matching(text, 0) == len(text) - 1
 
 
 def _as_matrices(gold: str, answer: str, rules: Rules) -> bool | None:
@@ -279,7 +347,7 @@ def _strip_name(text: str) -> str:
     text = _without_membership(text)
     links = split_top(text, _latex.EQUALS)
     tuple_or_matrix = links[-1].startswith(("(", "\\begin", "["))
-    return links[1] if len(links) == 2 and tuple_or_matrix and _is_name(links[0]) else text
+    return links[1] if len(links) == 2 and tuple_or_matrix and is_name(links[0]) else text
 
 
 def _expand_signs(elements: list[str]) -> list[str]:
@@ -316,7 +384,9 @@ def _as_expressions(gold: str, answer: str, rules: Rules) -> bool:
         return False
     if r"\infty" in given and not _UNBOUNDED.search(expected):
         return False
-    if _NOT_A_NUMBER.search(given) or ("\\text" in given and "\\text" not in expected):
+    if (_NOT_A_NUMBER.search(given) and not _NOT_A_NUMBER.search(expected)) or (
+        "\\text" in given and "\\text" not in expected
+    ):
         return False
     if rules.strict_percent and (expected_unit == "percent") != (given_unit == "percent"):
         expected = rf"\frac{{{expected}}}{{100}}" if expected_unit == "percent" else expected

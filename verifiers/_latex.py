@@ -65,6 +65,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\s+"), " "),
 ]  # fmt: skip
 
+_END = re.compile(r"(?<![.,;:!])\s*[.,;:]$")  # one full stop, and not `5..`
 _OPEN, _CLOSE = "([{", ")]}"
 _AND_OR = re.compile(rf"\s*,?\s*(?:{TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -97,7 +98,7 @@ def tidy(text: str) -> str:
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = text.replace(_ROW_END, r" \\ ")
-    text = text.strip().rstrip(".,;:!").strip() if not text.rstrip().endswith("!") else text.strip()
+    text = _END.sub("", text.strip())
     while text.startswith("{") and matching(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
     return join_thousands(text)

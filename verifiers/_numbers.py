@@ -114,6 +114,13 @@ def is_reduced(text: str) -> bool:
     return number.is_decimal or len(digits) <= 1 or number.value.denominator == digits[-1]
 
 
+def last_place(text: str) -> Fraction | None:
+    """What one is worth in the last place of a plain decimal or whole number; None for anything else."""
+    if not re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text):
+        return None
+    return 1 / Fraction(int(10 ** len(text.partition(".")[2])))
+
+
 def with_decimal_comma(text: str) -> Number | None:
     """`1000,99` as 1000.99; None for anything else, and for `1,234`, which has a thousands separator."""
     match = _DECIMAL_COMMA.fullmatch(text)

@@ -123,10 +123,13 @@ class MathVerifier(Verifier):
         budget = Budget(self._closed, _pool.CPU_SECONDS)
         bound = float(tolerance.absolute) if tolerance else None
 
-        def oracle(gold: str, given: str) -> bool:
-            return _equal_by_worker(_pool.Question(gold, given, bound), budget, workers)
+        def near(gold: str, given: str, within: float | None) -> bool:
+            return _equal_by_worker(_pool.Question(gold, given, within), budget, workers)
 
-        return lambda gold: Rules(oracle, tolerance, gold.is_float, self._units, self._strict_percent, prompt)
+        def oracle(gold: str, given: str) -> bool:
+            return near(gold, given, bound)
+
+        return lambda gold: Rules(oracle, tolerance, gold.is_float, self._units, self._strict_percent, prompt, near)
 
     def _compare(
         self,
