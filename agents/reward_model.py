@@ -22,7 +22,7 @@ from verigym.agents.chat import Chat
 from verigym.agents.episode import Episode
 from verigym.agents.learners.pairs import written_episode
 from verigym.agents.learners.reward_model import check_scalar_packing, score
-from verigym.agents.scalar import ScalarModel, load_scalar_model
+from verigym.agents.scalar import load_scalar_model
 from verigym.tasks._rows import is_unicode
 from verigym.tasks.errors import ConfigError, TemplateError
 from verigym.tasks.task import Task
@@ -34,9 +34,10 @@ Message = Mapping[str, Any]
 _TOKENS_PER_FORWARD = 8192
 
 
-def conversation_ids(chat: Chat, messages: Sequence[Message]) -> list[int]:
+def read_conversation(chat: Chat, messages: Sequence[Message]) -> Episode:
     """What a reward model reads: the messages up to the last turn of the assistant, with the mark that ends it.
 
+    Of conversations that differ only in that turn, what stands before it is computed once.
     In training and in use they are rendered by its own chat template, never taken from the player's tokens, which
     another tokenizer may have made. Tools that were only declared are in no message, and are not read.
     Raises TemplateError if there is no such turn, or the template cannot write it.
@@ -46,13 +47,9 @@ def conversation_ids(chat: Chat, messages: Sequence[Message]) -> list[int]:
         raise TemplateError("the conversation has no turn of the assistant")
     if not all(is_unicode(str(message["content"])) for message in messages):
         raise TemplateError("the conversation is not Unicode")
-    ids = chat.prompt(messages[: turns[-1]])
-    return ids + chat.turn(str(messages[turns[-1]]["content"]), ids)
-
-
-def readable(ids: Sequence[int], shared: int = 1) -> Episode:
-    """A conversation's ids as the learner and the scorer take them; the first `shared` are computed once."""
-    return written_episode(ids, [False] * shared + [True] * (len(ids) - shared))
+    before = chat.prompt(messages[: turns[-1]])
+    turn = chat.turn(str(messages[turns[-1]]["content"]), before)
+    return written_episode(before + turn, [False] * len(before) + [True] * len(turn))
 
 
 class RewardModelVerifier(Verifier):
@@ -151,7 +148,7 @@ class _Scorer:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._model = load_scalar_model(path, dtype=dtype, device=device)
         check_scalar_packing(self._model)
-        self._context = max_context(self._model)
+        self._context = int(self._model.trunk.config.get_text_config().max_position_embeddings)
         self._lock = threading.Lock()  # a chat keeps what it has found out, and is no thing for many threads
         self.batcher: Batcher[Sequence[Message], float | str] = Batcher(self.score, batch_size)
 
@@ -159,23 +156,19 @@ class _Scorer:
         """The score of each, or why it has none."""
         with self._lock:
             read = [self._read(messages) for messages in conversations]
-            episodes = [readable(ids) for ids in read if not isinstance(ids, str)]
+            episodes = [found for found in read if isinstance(found, Episode)]
             scores = iter(score(self._model, episodes, _TOKENS_PER_FORWARD).tolist())
-        return [ids if isinstance(ids, str) else next(scores) for ids in read]
+        return [found if isinstance(found, str) else next(scores) for found in read]
 
-    def _read(self, messages: Sequence[Message]) -> list[int] | str:
+    def _read(self, messages: Sequence[Message]) -> Episode | str:
         try:
-            ids = conversation_ids(self._chat, messages)
+            found = read_conversation(self._chat, messages)
         except TemplateError as error:
             return str(error)
-        if len(ids) > self._context:
-            return f"the conversation has {len(ids)} tokens; the reward model reads {self._context}"
-        return ids
-
-
-def max_context(model: ScalarModel) -> int:
-    """The longest conversation that a scalar model reads, in tokens."""
-    return int(model.trunk.config.get_text_config().max_position_embeddings)
+        length = len(found.token_ids)
+        if length > self._context:
+            return f"the conversation has {length} tokens; the reward model reads {self._context}"
+        return found
 
 
 _scorers: dict[tuple[str, str, int], _Scorer] = {}

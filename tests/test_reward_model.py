@@ -24,7 +24,7 @@ from verigym.agents.episode import Episode, Turn
 from verigym.agents.learners.pairs import Pair, pair_micro_batches, written_episode
 from verigym.agents.learners.preference import bradley_terry_loss, ranked_right
 from verigym.agents.learners.reward_model import RewardLearner
-from verigym.agents.reward_model import conversation_ids, readable
+from verigym.agents.reward_model import read_conversation
 from verigym.agents.scalar import ScalarModel
 from verigym.agents.tiny import tiny_model
 from verigym.calibration import calibration, expected_calibration_error
@@ -75,6 +75,11 @@ def trained(warm_start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(model: Path, run: Path, **changes: object) -> RewardModelConfig:
     values = {"model": str(model), "run": str(run), "lr": 1e-3, "batch_size": 16, "checkpoint_every": 3}
     return build(RewardModelConfig, values | changes)
+
+
+def readable(ids: list[int], shared: int = 1) -> Episode:
+    """A conversation of which the first tokens are computed once with others'."""
+    return written_episode(ids, [False] * shared + [True] * (len(ids) - shared))
 
 
 def make_model(dtype: torch.dtype = torch.float64) -> ScalarModel:
@@ -298,7 +303,7 @@ def test_what_is_read_is_the_conversation_in_the_models_own_template(warm_start:
     ids = pair.chosen.token_ids.tolist()
     whole = [*found.prompt, *found.chosen]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(whole, tokenize=False).removesuffix("\n")
-    assert ids == conversation_ids(chat, whole)
+    assert ids == read_conversation(chat, whole).token_ids.tolist()
     start = int(pair.chosen.mask.argmax())
     assert ids[:start] == pair.rejected.token_ids.tolist()[:start]
     with pytest.raises(TaskDataError, match=r"row 1: a conversation has \d+ tokens, the model reads 5"):
@@ -414,6 +419,9 @@ def test_a_run_does_not_go_on_with_other_pairs(warm_start: Path, tmp_path: Path)
     sums(tmp_path / "pairs.jsonl", tasks=31)
     with pytest.raises(ConfigError, match="the data is not what the run"):
         train_reward_model(resumed(RewardModelConfig, tmp_path / "run"), resume=True)
+    for changes in ({"lr": 1e-2}, {"batch_size": 8}, {"seed": 1}):
+        with pytest.raises(ConfigError, match=r"was .* when the run .* began; of a run that goes on only"):
+            train_reward_model(resumed(RewardModelConfig, tmp_path / "run", **changes), resume=True)
 
 
 @pytest.mark.parametrize(

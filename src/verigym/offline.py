@@ -38,6 +38,7 @@ from verigym.passes import (
     of_pairs,
     publish,
     refuse_other_tokens,
+    refuse_too_long,
     silent,
 )
 from verigym.tasks.errors import ConfigError, TaskDataError, TemplateError
@@ -137,12 +138,9 @@ def written_pair(chat: Chat, preference: Preference, context: int) -> Pair:
         )
     except TemplateError as error:
         raise TaskDataError(f"{preference.where}: {error}") from error
-    longest = max(len(chosen.token_ids), len(rejected.token_ids))
-    if longest > context:
-        raise TaskDataError(
-            f"{preference.where}: a conversation has {longest} tokens, the model reads {context}; remove the row"
-        )
-    return Pair(chosen, rejected, preference.question)
+    pair = Pair(chosen, rejected, preference.question)
+    refuse_too_long(pair, preference.where, context)
+    return pair
 
 
 def write_turns(chat: Chat, prompt: Sequence[Message], answer: Sequence[Message]) -> Episode:

@@ -26,10 +26,11 @@ from verigym.interrupts import Interrupts
 from verigym.pairs import asked, read_episodes
 from verigym.run_folder import RunFolder
 from verigym.task_sampler import TaskSampler
-from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
+from verigym.tasks.errors import ConfigError, RunError, RunInterrupted, TaskDataError
 from verigym.verifiers.verdict import Outcome
 
 T = TypeVar("T")
+_MAY_CHANGE = ("run", "epochs", "checkpoint_every", "device")
 _MAX_INFRA_ERROR_RATE = 0.1  # as in training
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -144,13 +145,23 @@ class Source:
     def __init__(self, config: OfflineConfig, *, resume: bool) -> None:
         self.config, self.folder = config, RunFolder(config.run)
         if resume:
-            self.folder.read_config()
+            self._refuse_changes()
         else:
             self.folder.refuse_if_taken()
         self.tokenizer, self.chat = load_chat(config.model)
         known = AutoConfig.from_pretrained(str(config.model)).get_text_config()
         self.context, self.vocabulary = int(known.max_position_embeddings), int(known.vocab_size)
         self.resume = resume
+
+    def _refuse_changes(self) -> None:
+        """A run that goes on does so as it began: bit for bit what it would have been."""
+        began = to_plain(build(type(self.config), self.folder.read_config(), "config.yaml"))
+        for name, value in to_plain(self.config).items():
+            if name not in _MAY_CHANGE and value != began[name]:
+                raise ConfigError(
+                    f"{name} was {began[name]!r} when the run in '{self.folder.path}' began; "
+                    f"of a run that goes on only {', '.join(_MAY_CHANGE[1:])} can change"
+                )
 
     def episodes(self) -> list[Episode]:
         """Those that are stored, or those that the model plays now; these are kept in the run's folder."""
@@ -205,6 +216,13 @@ def _refuse_unjudged(episodes: Sequence[Episode]) -> None:
             f"{len(broken)} of {len(episodes)} episodes could not be judged, more than the {_MAX_INFRA_ERROR_RATE:.0%} "
             f"allowed; the first: {broken[0].verdict.reason}"
         )
+
+
+def refuse_too_long(pair: Pair, where: str, context: int) -> None:
+    """Raises TaskDataError for a pair of which the model cannot read a conversation to its end."""
+    longest = max(len(pair.chosen.token_ids), len(pair.rejected.token_ids))
+    if longest > context:
+        raise TaskDataError(f"{where}: a conversation has {longest} tokens, the model reads {context}; remove the row")
 
 
 def refuse_other_tokens(episodes: Sequence[Episode], source: Source) -> None:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from transformers import AutoModel
 
@@ -14,12 +13,12 @@ from verigym.agents.agent import load_checkpoint, resolve_device
 from verigym.agents.chat import Chat
 from verigym.agents.learners.pairs import Pair
 from verigym.agents.learners.reward_model import RewardLearner
-from verigym.agents.reward_model import conversation_ids, readable
+from verigym.agents.reward_model import read_conversation
 from verigym.agents.scalar import ScalarModel, load_scalar_model
 from verigym.calibration import Calibration, calibration
 from verigym.config import RewardModelConfig
 from verigym.pairs import Preference, as_preference, match, read_preferences, split
-from verigym.passes import OfflineRun, OnStep, Passes, Source, of_pairs, publish, silent
+from verigym.passes import OfflineRun, OnStep, Passes, Source, of_pairs, publish, refuse_too_long, silent
 from verigym.tasks.errors import ConfigError, TaskDataError, TemplateError
 
 
@@ -74,25 +73,14 @@ def _pairs(config: RewardModelConfig, source: Source) -> tuple[list[Pair], int]:
 def read_pair(chat: Chat, preference: Preference, context: int) -> Pair:
     """What a reward model reads of a preference. Raises TaskDataError, with file and row."""
     try:
-        sides = [
-            conversation_ids(chat, [*preference.prompt, *side]) for side in (preference.chosen, preference.rejected)
-        ]
+        chosen, rejected = (
+            read_conversation(chat, [*preference.prompt, *side]) for side in (preference.chosen, preference.rejected)
+        )
     except TemplateError as error:
         raise TaskDataError(f"{preference.where}: {error}") from error
-    if max(map(len, sides)) > context:
-        raise TaskDataError(
-            f"{preference.where}: a conversation has {max(map(len, sides))} tokens, the model reads {context}; "
-            "remove the row"
-        )
-    shared = _shared_start(*sides)
-    return Pair(readable(sides[0], shared), readable(sides[1], shared), preference.question)
-
-
-def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with, at most all but the last of either."""
-    length = min(len(one), len(other)) - 1
-    differ = np.flatnonzero(np.array(one[:length]) != np.array(other[:length]))
-    return int(differ[0]) if len(differ) else length
+    pair = Pair(chosen, rejected, preference.question)
+    refuse_too_long(pair, preference.where, context)
+    return pair
 
 
 def _judge(learner: RewardLearner, pairs: Sequence[Pair]) -> Calibration:
