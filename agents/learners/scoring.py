@@ -31,7 +31,7 @@ def score_tokens(
     the gradient.
     Raises EngineError for a model whose logits are more than its head's output, if chunks are needed.
     """
-    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr]
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[operator, union-attr]
     rows = max(1, MAX_LOGITS // vocabulary)
     if len(micro.targets) <= rows:
         return _scores(packed_logits(model, micro), micro.targets, temperature, entropies)
