@@ -452,6 +452,35 @@ def test_episodes_that_the_sampler_saw_too_differently_are_counted_and_have_no_l
     assert learner.update(make_batch(), learner.advantages(make_batch()))["masked_share"] == 0
 
 
+def test_a_dropped_episode_has_no_loss_of_any_kind() -> None:
+    settings = {"kl_coefficient": 0.5, "entropy_coefficient": 0.1}
+    everything = gradient(make_model(), make_batch(), **settings)
+    nothing = gradient(make_model(), make_batch(), mask_gap=1e-9, **settings)
+    assert max(float(value.abs().max()) for value in everything.values()) > 1e-3
+    assert all(not value.any() for value in nothing.values())
+
+
+def test_the_clip_shares_of_gspo_count_the_tokens_of_whole_episodes() -> None:
+    model, episodes = double_model(), [episode for episode in make_batch() if episode.group_id != 2]
+    config = GRPOConfig(lr=1e-2, minibatches=2, loss="gspo", gspo_clip_low=0.02, gspo_clip_high=0.02)
+    learner = GRPO(copy.deepcopy(model), config, temperature=0.7)
+    recorder = Recorder(learner, step=True)
+    metrics = learner.update(episodes, learner.advantages(episodes))
+    later = copy.deepcopy(model)
+    later.load_state_dict(recorder.weights[1])
+    groups, low, high = list(dict.fromkeys(episode.group_id for episode in episodes)), 0, 0
+    for episode, advantage in zip(episodes, plain_advantages(episodes, "grpo"), strict=True):
+        if episode.group_id in groups[2:]:  # the second step; in the first every ratio is 1
+            log_ratio = plain_logprobs(later, episode) - plain_logprobs(model, episode)
+            ratio = float(log_ratio.detach().mean().exp())
+            low += episode.num_policy_tokens * (ratio < 0.98 and advantage < 0)
+            high += episode.num_policy_tokens * (ratio > 1.02 and advantage > 0)
+    tokens = sum(episode.num_policy_tokens for episode in episodes)
+    assert low + high > 0
+    assert metrics["clip_low_share"] == pytest.approx(low / tokens)
+    assert metrics["clip_high_share"] == pytest.approx(high / tokens)
+
+
 @pytest.mark.parametrize("kind", ["k2", "k3"])
 def test_the_kl_to_a_reference_of_the_same_weights_is_exactly_zero(kind: str) -> None:
     model = make_model()
