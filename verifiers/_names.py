@@ -7,22 +7,28 @@ import re
 from verigym.verifiers._latex import TEXT
 from verigym.verifiers._tokens import prompt_tokens, stands_in, tokens
 
+MAX_NAME_LENGTH = 80
+
 _MARKS = re.compile(r"\\(?:angle|triangle|overline|vec|hat|widehat|bar|mathbf|mathcal|measuredangle|odot)(?![a-zA-Z])")
 _FUNCTIONS = r"(?:i{0,3}nt|sum|prod|lim|frac|sqrt|log|ln|sin|cos|tan|cot|sec|csc|[pm][mp])(?![a-zA-Z])"
 _SYMBOL = re.compile(rf"\\(?!{_FUNCTIONS})[a-zA-Z]+")
 # a letter, the points AB, words; with an index, primes, arguments; several of them with commas
-_WORD = r"(?:[a-zA-Z]|m?[A-Z]{1,5}|[A-Za-z]{4,}(?:\s[A-Za-z]+){0,5}|max|min|sum|N[\sA-Za-z]*)"
-_INDEXED = rf"{_WORD}(?:\s*_\s*\(?[\w,+ -]+\)?)?'*"
+_WORD = r"(?:[a-zA-Z]|m?[A-Z]{1,5}|[A-Za-z]{4,40}(?: [A-Za-z]{1,20}){0,4}|max|min|sum|N[ A-Za-z]{0,40})"
 _NAME = re.compile(
-    rf"\(?{_INDEXED}(?:\^-1)?\s*(?:\([^()]*\))?(?:\s*,\s*{_INDEXED})*\)?"
-    r"|\|\s*[A-Za-z]{1,2}\s*\||\[[A-Z]+\]|\\fracd[a-z]?d[a-z]"
+    rf"{_WORD}(?:\s?_\s?\(?[\w+-]{{1,20}}\)?)?'{{0,3}}(?:\^-1)?\s?(?:\([^()]{{0,40}}\))?"
+    r"|\|\s?[A-Za-z]{1,2}\s?\||\[[A-Z]{1,9}\]|\\fracd[a-z]?d[a-z]"
 )
 
 
 def is_name(text: str) -> bool:
     r"""Whether `text` names a quantity: `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{area}`, `(p,q)`, `\frac{dy}{dx}`."""
     bare = _SYMBOL.sub("N", _MARKS.sub("", re.sub(rf"{TEXT}\{{[^{{}}]*\}}", "N", text)))
-    return len(bare) < 80 and _NAME.fullmatch(bare.replace("{", "").replace("}", "").strip()) is not None
+    bare = bare.replace("{", "").replace("}", "").strip()
+    if len(bare) > MAX_NAME_LENGTH:
+        return False
+    if bare.startswith("(") and bare.endswith(")"):
+        return all(_NAME.fullmatch(part.strip()) for part in bare[1:-1].split(","))
+    return _NAME.fullmatch(bare) is not None
 
 
 def claims(links: list[str], prompt: str) -> list[str]:
