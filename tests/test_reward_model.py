@@ -32,7 +32,7 @@ from verigym.cli import main
 from verigym.config import RewardModelConfig, SFTConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.pairs import match, read_preferences, split
-from verigym.passes import resumed
+from verigym.passes import Passes, resumed
 from verigym.reward_model import read_pair, train_reward_model
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
@@ -231,6 +231,8 @@ def test_calibration_by_hand() -> None:
     # bins: {.9, .9} right by 1, {.6} right by 1, {.7} wrong
     assert found.ece == pytest.approx((2 * 0.1 + 0.4 + 0.7) / 4)
     assert calibration(pairs[:1], np.zeros(1)).accuracy == 0.5
+    # bins are .05 wide
+    assert expected_calibration_error(np.array([0.61, 0.68]), np.array([1.0, 0])) == pytest.approx((0.39 + 0.68) / 2)
     assert expected_calibration_error(np.array([0.75] * 4), np.array([1.0, 1, 1, 0])) == pytest.approx(0)
 
 
@@ -354,6 +356,16 @@ def test_no_prompt_is_both_learned_and_held_out() -> None:
 
 
 # Runs.
+
+
+def test_every_pass_has_each_example_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    config = small(Path("model"), tmp_path / "run", pairs="pairs.jsonl", epochs=2, batch_size=8)
+    passes = Passes(config, RunFolder(config.run), "reward-model", range(20), "")
+    assert (passes.per_pass, passes.steps) == (3, 6)
+    first, second = ([i for step in steps for i in passes.batch(step)] for steps in ((0, 1, 2), (3, 4, 5)))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert passes.batch(4) == second[8:16]
 
 
 def test_a_reward_model_learns_sums_and_is_calibrated_on_held_out_pairs(trained: Path) -> None:
@@ -525,7 +537,7 @@ def test_verifiers_of_one_folder_share_a_model_until_the_last_is_closed(trained:
 
 def test_closing_ends_what_waits(trained: Path) -> None:
     verifier = verifiers.make("reward_model", path=str(trained))
-    with verifier._scorer._lock, ThreadPoolExecutor(4) as threads:  # the model is busy
+    with ThreadPoolExecutor(4) as threads, verifier._scorer._lock:  # the model is busy
         waiting = [threads.submit(verifier.verify, answer(number), TASK) for number in range(4)]
         while len(verifier._waiting) < 4:
             pass

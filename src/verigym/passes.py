@@ -62,8 +62,7 @@ class Learner(Protocol[T]):
 class Passes(Generic[T]):
     """Passes over examples, each in an order of its own, a batch per optimizer step; with metrics and checkpoints.
 
-    `network` is what a checkpoint saves as transformers do; all else that a resumed run needs is the learner's state.
-    `name` is the command that goes on with the run.
+    `name` is the command that goes on with the run; `fingerprint` tells whether it would with the same data.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Passes(Generic[T]):
     def run(
         self, learner: Learner[T], network: PreTrainedModel, tokenizer: Tokenizer, state: Any, on_step: OnStep
     ) -> None:
-        """All steps that are left. Ctrl-C leaves a checkpoint to go on from."""
+        """All steps that are left; Ctrl-C leaves a checkpoint to go on from: the network and the learner's state."""
         step = 0
         if state is not None:
             learner.load_state_dict(state["learner"])
