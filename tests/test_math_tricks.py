@@ -249,3 +249,30 @@ def test_what_the_prompt_asks_for_may_stand_before_an_equals_sign(verifier):
 def test_ratio_that_could_be_a_time_of_day_is_one_where_the_prompt_asks_for_it(verifier):
     assert boxed(verifier, "10:24", "5:12", "Find the ratio of the areas.") is Outcome.CORRECT
     assert boxed(verifier, "10:24", "5:12", "When does it start?") is Outcome.WRONG
+
+
+# honest spellings
+
+HONEST = {
+    "90": r"{90^\circ} ;; 90^{\circ} ;; 90\degree",
+    "12": r"\textcolor{red}{12} ;; \color{red}{12} ;; {\bf 12} ;; \underline{12} ;; 12\\ ;; 12^{th} ;; "
+    r"12^{\text{th}} ;; \mathbf{12} ;; \text{The answer is }12 ;; \text{Answer: }12",
+    "42": "42\u200b ;; \ufeff42 ;; 4２",
+    "12000": r"12\text{,}000 ;; 12{,}000 ;; 12,000 ;; 12'000",
+    r"\frac12": r"\nicefrac12 ;; \nicefrac{1}{2} ;; \sfrac{1}{2}",
+    r"\emptyset": r"\{\} ;; \varnothing",
+    r"\ln 2": r"\log_e 2 ;; \log_{e}2",
+    "(1,2)": r"]1,2[ ;; x=1,y=2",
+    "[1,2)": "[1,2[",
+    r"\frac{\sqrt2}{2}": r"\frac{1}{\sqrt2}",
+}
+
+
+@pytest.mark.parametrize(("gold", "answer"), each(HONEST))
+def test_honest_spelling_is_right(verifier, gold, answer):
+    assert boxed(verifier, answer, gold) is Outcome.CORRECT
+
+
+def test_reversed_brackets_are_open_ends(verifier):
+    assert boxed(verifier, "]1,2[", "[1,2]") is Outcome.WRONG
+    assert boxed(verifier, "]1,2]", "[1,2]") is Outcome.WRONG

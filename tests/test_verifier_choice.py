@@ -69,9 +69,32 @@ def test_several_letters_or_none_are_no_answer(text):
     assert judge(text).outcome is Outcome.UNPARSEABLE
 
 
-def test_value_of_two_options_names_neither():
-    assert judge(r"\boxed{0.5}", options=("1", "1/2", "0.5")).outcome is Outcome.UNPARSEABLE
-    assert judge(r"\boxed{B}", options=("1", "1/2", "0.5")).outcome is Outcome.CORRECT
+def test_value_of_two_options_names_the_one_that_is_written_so():
+    options = ("1", "1/2", "0.5")
+    assert judge(r"\boxed{1/2}", options=options).outcome is Outcome.CORRECT
+    assert judge(r"\boxed{0.5}", options=options).outcome is Outcome.WRONG
+    assert judge(r"\boxed{0.50}", options=options).outcome is Outcome.UNPARSEABLE
+    assert judge(r"\boxed{B}", options=options).outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{21.5 (B)}",
+        "Option B is correct.",
+        "The answer would be B.",
+        "Ｂ",
+        r"\boxed{Ｂ}",
+        "B is the right answer.",
+    ],
+)
+def test_other_sentence_about_the_letter_is_right(text):
+    assert judge(text).outcome is Outcome.CORRECT
+
+
+def test_value_with_another_letter_behind_it_is_wrong():
+    assert judge(r"\boxed{22 (B)}").outcome is Outcome.WRONG
+    assert judge(r"\boxed{21.5 (A)}").outcome is Outcome.WRONG
 
 
 def test_small_letter_that_is_an_option_is_its_value():

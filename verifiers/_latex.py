@@ -16,11 +16,20 @@ _SYMBOLS = {
     "∑": r"\sum ", "∏": r"\prod ", "′": "'", "’": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "θ": r"\theta ",
     "∅": r"\emptyset ", "€": "", "£": "", "¥": "",
 }  # fmt: skip
+_INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff]")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 _ROW_END = "\ue000"
 TEXT = r"\\(?:text|mbox|textrm|textnormal|textbf|textit|textsf|mathrm|mathbf|mathit|rm|operatorname)\b\s*"
 _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(r"\\(?:color|textcolor)\s*\{[a-zA-Z]*\}|\\underline(?![a-zA-Z])"), ""),
+    (re.compile(r"\\(?:bf|it|rm|sf|tt|em)(?![a-zA-Z])\s*(?=[^{\s])"), ""),
+    (re.compile(r"(?<=\d)\\text\s*\{,\}(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"\\(?:nicefrac|sfrac)(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"^\\text\s*\{\s*(?:the\s)?(?:final\s)?answer\s?(?:is|:)?\s*\}\s*(?=\S)", re.IGNORECASE), ""),
+    (re.compile(r"(?<=\d)\s?\^\s?\{?\s?(?:\\text\s?\{)?(?:st|nd|rd|th)\}{0,2}$"), ""),
+    (re.compile(r"\\log_\s*\{?\s*e\s*\}?(?![a-zA-Z])"), r"\\ln "),
+    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset"),
     (re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\s*\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|,\\!)(?![a-zA-Z])"), ""),
@@ -43,7 +52,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:mid|vert|lvert|rvert)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])"), ""),
+    (re.compile(r"\^\s*\{\s*\\(?:circ|degree)\s*\}|(?:\^\s*\\circ|\^?\s*\\degree)(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:dots|ldots|cdots)(?![a-zA-Z])"), r"\\ldots "),
     (re.compile(r"\$\s*,\s*\$"), ", "),
     (re.compile(r"\\\$|\$"), ""),
@@ -66,6 +75,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 
 _END = re.compile(r"(?<![.,;:!])\s*[.,;:]$")  # one full stop, and not `5..`
+_REVERSED = re.compile(r"([\[\]])([^\[\]]+,[^\[\]]+)([\[\]])")  # ]1,2[ is (1,2)
 _OPEN, _CLOSE = "([{", ")]}"
 _AND_OR = re.compile(rf"\s*,?\s*(?:{TEXT}\{{\s*(?:and|or)\s*,?\s*\}}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*,?\s*")
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -76,6 +86,7 @@ def fold_unicode(text: str) -> str:
     """ASCII for what has one: full-width forms (NFKC), digits of every script, superscripts, operators."""
     if text.isascii():
         return text
+    text = _INVISIBLE.sub("", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub(r"√\s*(\w+|(?=[({]))", lambda m: rf"\sqrt{{{m[1]}}}" if m[1] else "sqrt", text)
     text = re.sub(r"[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m.group()), text)
@@ -94,6 +105,8 @@ def tidy(text: str) -> str:
     if text.startswith("**") and text.endswith("**"):  # Markdown's bold
         text = text.strip("*")
     text = re.sub(r"\\\\(?=(?:frac|sqrt|pi|left|right|text|cdot|times|infty)\b)", lambda _: "\\", text)
+    while text.endswith("\\\\") and r"\begin" not in text:
+        text = text.removesuffix("\\\\").rstrip()
     text = text.replace("\\\\", _ROW_END)  # so that `\\\\ 0` is not read as the space `\\ `
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
@@ -101,6 +114,8 @@ def tidy(text: str) -> str:
     text = _END.sub("", text.strip())
     while text.startswith("{") and matching(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
+    if match := _REVERSED.fullmatch(text):
+        text = {"]": "(", "[": "["}[match[1]] + match[2] + {"[": ")", "]": "]"}[match[3]]
     return join_thousands(text)
 
 

@@ -9,6 +9,7 @@ elsewhere only a number or an option's text is, the rest is prose.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,11 +22,13 @@ from verigym.verifiers.extract import MAX_DIFFERENT_BOXES, answer_block, math_an
 
 MAX_REPLY_LENGTH = 300
 
-_CUE = re.compile(r"\b(?:answer|option|choice)\s*(?:is\b|:|=)|####", re.IGNORECASE)
+_CUE = re.compile(r"\b(?:answer|option|choice)\s*(?:is\b|would\s+be\b|must\s+be\b|:|=)|####", re.IGNORECASE)
 _WRAPPER = re.compile(rf"(?:{_latex.TEXT}|\\textup\s*)\{{([^{{}}]*)\}}")
 _SPACING = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\[()\[\]]|[~$*`]")
 _PREFIX = r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)s?\s*(?:is\b|:)?\s*)?"
-_LETTER = re.compile(rf"{_PREFIX}[(\[]?\s*([a-z])\s*[)\]]?\s*[.:,;!]?", re.IGNORECASE)
+_CORRECT = r"(?:\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:one|answer|option|choice))?)?"
+_LETTER = re.compile(rf"{_PREFIX}[(\[]?\s*([a-z])\s*[)\]]?{_CORRECT}\s*[.:,;!]?", re.IGNORECASE)
+_TRAILED = re.compile(r"(\S.{0,200}?)\s*[(\[]([A-Z])[)\]]", re.DOTALL)
 _LABELLED = re.compile(
     rf"{_PREFIX}(?:[(\[]\s*([a-z])\s*[)\]]|([a-z])\s*[).:])\s*[.:,]?\s*(\S.*)", re.IGNORECASE | re.DOTALL
 )
@@ -94,6 +97,7 @@ def _in_prose(rest: str, options: Mapping[str, str]) -> Answer:
 
 def _lettered(text: str, options: Mapping[str, str], place: Place) -> Answer | None:
     """The letters in front of `text`, and the value that follows one; None if no letter does."""
+    text = unicodedata.normalize("NFKC", text) if re.search("[Ａ-Ｚａ-ｚ]", text) else text
     plain = " ".join(_SPACING.sub(" ", _WRAPPER.sub(r" \1 ", text)).split())
     sentence = _SENTENCE_END.split(plain, maxsplit=1)[0].strip()
     for whole in (plain, sentence):
@@ -105,6 +109,8 @@ def _lettered(text: str, options: Mapping[str, str], place: Place) -> Answer | N
         return Answer(tuple(dict.fromkeys(re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", several.group()))))
     if match := _LABELLED.fullmatch(plain):
         return Answer(((match[1] or match[2]).upper(),), _claim(match[3], options, place))
+    if place == "box" and (match := _TRAILED.fullmatch(plain)) and _is_value(match[1], options):
+        return Answer((match[2],), match[1])
     if match := _SPACED.fullmatch(plain):
         claim = _claim(match[2], options, place)
         if place == "sentence" or _is_value(claim, options):  # else `A x` is an expression and "I think" a sentence

@@ -29,7 +29,8 @@ class ChoiceVerifier(Verifier):
 
     - A letter that names no option is wrong; several letters are no answer.
     - A letter and a value must agree: "B. 21.5" is wrong if option B is 21.
-    - A value must equal the right option, as the math verifier compares, and no other one.
+    - A value must equal the right option, as the math verifier compares, and no other one; a value written
+      as exactly one option names that one.
 
     Raises VerifierInputError for a target that is no letter, or none of the options' letters.
     """
@@ -111,6 +112,12 @@ class _Question:
         """The right option's text; empty without options."""
         return self.options.get(self.letter, "")
 
+    def named(self, value: str) -> list[str]:
+        """The letters of the options that are written as the value is."""
+        return [
+            letter for letter, text in self.options.items() if canonical(text) and canonical(text) == canonical(value)
+        ]
+
     @property
     def other_texts(self) -> list[str]:
         return [text for letter, text in self.options.items() if letter != self.letter]
@@ -137,7 +144,9 @@ def _answer(text: str, question: _Question) -> _letters.Answer:
     after = answer_text(text)
     if after is None:
         return _letters.Answer(reason="the reasoning never ends: a <think> without its </think>")
-    return _letters.read(after, question.options)
+    answer = _letters.read(after, question.options)
+    named = [] if answer.letters or not answer.value else question.named(answer.value)
+    return _letters.Answer((named[0],)) if len(named) == 1 else answer
 
 
 def _by_letter(answer: _letters.Answer, question: _Question) -> Verdict | None:

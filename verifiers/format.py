@@ -3,6 +3,7 @@ r"""Verdicts on a required structure, whatever the answer is: `<think>...</think
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from verigym.tasks._boxed import boxed_contents
@@ -66,7 +67,7 @@ class FormatVerifier(Verifier):
             inside, closed, rest = rest.partition(f"</{tag}>")
             if not closed:
                 return f"</{tag}> does not come after <{tag}>, or the tags are nested or in the wrong order"
-            if not inside.strip():
+            if _is_empty(inside):
                 return f"<{tag}> is empty"
         return self._fault_of_end(rest)
 
@@ -74,7 +75,12 @@ class FormatVerifier(Verifier):
         if self._boxed:
             if len(_BOX.findall(rest)) != 1 or len(boxes := boxed_contents(rest)) != 1:
                 return r"there must be exactly one \boxed{} answer"
-            return None if boxes[0].strip() else r"the \boxed{} is empty"
+            return None if not _is_empty(boxes[0]) else r"the \boxed{} is empty"
         if self._tags[-1] == THINK:
-            return None if rest.strip() else "there is no text after </think>"
+            return None if not _is_empty(rest) else "there is no text after </think>"
         return f"there is text after </{self._tags[-1]}>" if rest.strip() else None
+
+
+def _is_empty(text: str) -> bool:
+    """Whether a reader sees nothing: white space, or characters without a glyph such as U+200B."""
+    return all(character.isspace() or unicodedata.category(character) in {"Cf", "Cc"} for character in text)
