@@ -129,7 +129,7 @@ class Grader:
         size = abs(number.evalf(15))
         scale = abs(int(self._sympy.log(size, 10).evalf(15))) if size.is_finite and size > 0 else 0
         powers = [abs(power.exp.p) for power in number.atoms(self._sympy.Pow) if power.exp.is_Integer]
-        return scale + sum(powers) + sum(int(whole).bit_length() for whole in wholes) * 3 // 10
+        return int(scale + sum(powers) + sum(int(whole).bit_length() for whole in wholes) * 3 // 10)
 
     def _symbolic_eq(self, a: Any, b: Any) -> bool:
         # a point where the two differ is proof, and far cheaper than `simplify`

@@ -29,7 +29,7 @@ _SPELLINGS = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])"), " "),
     (re.compile(r"\^\s*[{(]*\s*(?:1\s*/\s*2|\\[dt]?frac\s*\{?1\}?\s*\{?2\}?|0?\.5)\s*[})]*"), r"\\sqrt "),
     (re.compile(r"\\sqrt\s*\[\s*2\s*\]"), r"\\sqrt "),
-    (re.compile(r"\\(?:[dtc]?frac|nicefrac|sfrac|[dt]?binom)\s*(?=\d\s*\d)"), lambda match: match.group() + " "),
+    (re.compile(r"\\(?:[dtc]?frac|nicefrac|sfrac|[dt]?binom)\s*(?=\d\s*\d)"), r"\g<0> "),
     (re.compile(r"((?:frac|binom)\s*\d|_\s*\d)(?=\d)"), r"\1 "),
     (re.compile(r"\\(?:[dtc]?frac|nicefrac|sfrac|div|over)(?![a-zA-Z])"), " / "),
     (re.compile(r"\\(?:[dt]?binom|choose)(?![a-zA-Z])"), r"\\binom "),
