@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import psutil
 import tyro
@@ -118,8 +118,8 @@ def boxed_if_bare(case: Case) -> str:
     return f"\\boxed{{{case.completion}}}" if bare and "\n" not in case.completion.strip() else case.completion
 
 
-def ours(cases: Iterable[Case], form: Callable[[Case], str]) -> list[bool]:
-    verifier = MathVerifier(extract="latex")
+def ours(cases: Iterable[Case], form: Callable[[Case], str], extract: Literal["boxed", "latex"]) -> list[bool]:
+    verifier = MathVerifier(extract=extract)
     found = []
     for case in cases:
         try:
@@ -145,29 +145,33 @@ def math_verify_alone(cases: Iterable[Case]) -> list[bool]:
     return found
 
 
-def line(name: str, cases: list[Case], verdicts: list[bool], beside: list[bool]) -> str:
-    """One row of the table: accepted though wrong, rejected though right, for both."""
+def line(name: str, cases: list[Case], *columns: list[bool]) -> str:
+    """One row of the table: accepted though wrong, rejected though right, for each column."""
 
     def wrong(found: list[bool]) -> str:
         accepts = sum(a and not case.right for a, case in zip(found, cases, strict=True))
         rejects = sum(case.right and not a for a, case in zip(found, cases, strict=True))
-        return f"{accepts} | {rejects}"
+        return f"{accepts} + {rejects}"
 
-    return f"| {name} | {len(cases)} | {wrong(verdicts)} | {wrong(beside)} |"
+    return f"| {name} | {len(cases)} | {' | '.join(map(wrong, columns))} |"
+
+
+def verdicts_on(cases: list[Case], form: Callable[[Case], str] = lambda case: case.completion) -> list[list[bool]]:
+    return [ours(cases, form, "boxed"), ours(cases, form, "latex"), math_verify_alone(cases)]
 
 
 def accuracy(options: Options) -> None:
-    print("| cases | number | ours: false accepts | false rejects | math-verify: false accepts | false rejects |")
-    print("|---|---|---|---|---|---|")
+    """False accepts + false rejects, of ours by default, of ours with `extract="latex"`, and of math-verify."""
+    print('| cases | number | ours, by default | ours, `extract="latex"` | math-verify |')
+    print("|---|---|---|---|---|")
     pairs, hostile, cases = answer_pairs(options.data), adversarial(), source_cases(options.data)
-    print(line("math_answer_pairs", pairs, ours(pairs, lambda case: case.completion), math_verify_alone(pairs)))
-    verdicts, beside = ours(cases, boxed_if_bare), math_verify_alone(cases)
+    print(line("math_answer_pairs", pairs, *verdicts_on(pairs)))
+    columns = verdicts_on(cases, boxed_if_bare)
     for source in dict.fromkeys(case.source for case in cases):
         chosen = [i for i, case in enumerate(cases) if case.source == source]
-        print(line(source, *[[column[i] for i in chosen] for column in (cases, verdicts, beside)]))
-    verdicts_on_hostile = ours(hostile, lambda case: case.completion)
-    print(line("adversarial, rows 36 to 50", hostile, verdicts_on_hostile, math_verify_alone(hostile)))
-    for case, verdict in zip(cases, verdicts, strict=True):
+        print(line(source, *[[column[i] for i in chosen] for column in (cases, *columns)]))
+    print(line("adversarial, rows 36 to 50", hostile, *verdicts_on(hostile)))
+    for case, verdict in zip(cases, columns[0], strict=True):
         if options.listed and verdict != case.right:
             print(f"    {case.source}: {case.completion[-80:]!r} for {case.gold[-50:]!r}, {case.right} by its source")
 

@@ -195,7 +195,7 @@ def test_answer_is_found(verifier, text):
 
 
 def test_latex_span_counts_at_the_end_after_a_cue_and_elsewhere_on_request(verifier):
-    for text in ("So we get $8.0$.", r"The result is \[ 8 \]", "Hence $x$ equals $8$.", "This gives: **$8$**"):
+    for text in ("So we get $8.0$.", r"The result is \[ 8 \]", "Hence $x$ equals $8$.", "This gives: **$8$**", "$8$"):
         assert judge(verifier, text, "8").outcome is Outcome.CORRECT
     for text in ("So we get $8.0$ at first.", "Perhaps $8$.", "We get 8.", "We get $8$ or $9$.", "We get $9$ or $8$."):
         assert judge(verifier, text, "8").outcome is Outcome.UNPARSEABLE

@@ -49,7 +49,7 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _SHORT_WORDS = frozenset({"no", "on", "up", "in", "or", "at", "by"})
 _TEXT_ONLY = re.compile(rf"{_latex.TEXT}\{{[^{{}}]*\}}")
 _NOT_A_NUMBER = re.compile(
-    r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])|\d\s*(?:'(?!\d)|\^\s*\{?\s*\\prime)|\.\.|\\l?dots(?![a-zA-Z])",
+    r"(?<![a-zA-Z])(?:nan|zoo|oo|inf)(?![a-zA-Z])|'$|\d\s*(?:'(?!\d)|\^\s*\{?\s*\\prime)|\.\.|\\l?dots(?![a-zA-Z])",
     re.IGNORECASE,
 )
 _MONEY = {r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹", "dollar": "$", "cent": "¢", "euro": "€", "yen": "¥"}
@@ -225,6 +225,9 @@ def _drop_text(text: str) -> str:
 def _as_ratios(gold: str, answer: str, rules: Rules) -> bool | None:
     """`2:3` is `4:6` and two thirds; `3:30` is a time of day. None if neither is a ratio."""
     (expected_text, expected_unit), (given_text, given_unit) = split_unit(gold), split_unit(answer)
+    expected_text, given_text = (
+        split_top(text, _latex.EQUALS)[-1] for text in (expected_text, given_text)
+    )  # a:b = 2:3
     expected, given = split_top(expected_text, _COLON), split_top(given_text, _COLON)
     if len(expected) == len(given) == 1 or r"\{" in gold + answer:
         return None

@@ -69,9 +69,9 @@ def math_answer(text: str, *, latex: bool = False) -> Extraction:
     The last `\boxed{...}` or `\fbox{...}`; boxes joined by "and" or `\text{and}` are one list, and a text with more
     than three different boxes is a guess and has no answer. Without a box, what follows the last "answer is",
     "answer:" or "####" in its line and sentence. Without either, the `$...$`, `\(...\)` or `\[...\]` with which the
-    text ends, if "we get", "the result is", "equals" or the like stands before it; with `latex`, the last one anywhere.
-    A bare number in prose is none. If the text has an `<answer>` block, all this goes for the block, and without
-    any of it the whole block is the answer.
+    text ends, if "we get", "the result is", "equals" or the like, or nothing, stands before it; with `latex`, the
+    last one anywhere. A bare number in prose is none. If the text has an `<answer>` block, all this goes for the
+    block, and without any of it the whole block is the answer.
     """
     block = answer_block(text)
     if block is None:
@@ -148,7 +148,7 @@ def _last_span(text: str, *, anywhere: bool) -> str | None:
     if not spans:
         return None
     before, after = text[max(0, spans[-1].start() - MAX_CUE_LENGTH) : spans[-1].start()], text[spans[-1].end() :]
-    is_result = _RESULT.search(before) and not after.strip(" \n*.,;!")
+    is_result = (_RESULT.search(before) or not before.strip(" \n*")) and not after.strip(" \n*.,;!")
     return _inside(spans[-1]) if anywhere or is_result else None
 
 

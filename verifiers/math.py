@@ -45,7 +45,7 @@ class MathVerifier(Verifier):
     or a list of these: any of several accepted answers. `task.metadata["tolerance"]`, if it is there, is how far
     a number may be from the gold answer. Workers are shared by all instances, and start on first use.
 
-    - `extract="latex"` also takes the last LaTeX span of a text that has neither a box nor "the answer is";
+    - `extract="latex"` also takes the last LaTeX span of a text without a box or "the answer is", wherever it stands;
     - `units="required"` asks for the unit of the gold answer where it has one; by default it may be missing;
     - `percent="strict"` takes `10\%` for 0.1 and not for 10; by default it is either.
 
