@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from verigym.verifiers._latex import TEXT, fold_unicode
 
@@ -97,18 +97,27 @@ def has_operation(expression: Sequence[str]) -> bool:
 
 def stands_in(expression: Tokens, prompt: Tokens, *, alone: bool = False) -> bool:
     """Whether the prompt holds the expression whole, its terms in any order; `alone`: on neither side of a relation."""
-    wanted, parts = key(expression), {*expression, "-"}
+    wanted, sums = key(expression), _sums(prompt)
+    wanted_sum = _sums(expression)[-1]
     # `10 - 9` has a token less than `-9 + 10`
-    sizes = [len(expression), len(expression) + (-1 if expression[0] == "-" else 1)]
-    windows = [(start, start + size) for size in sizes for start in range(1, len(prompt) - size)]
-    for start, end in windows:
-        if prompt[start] not in parts or prompt[end - 1] not in parts or key(prompt[start:end]) != wanted:
-            continue
-        before, after = prompt[start - 1], prompt[end]
-        whole = not (_goes_on(before) or _goes_on(after) or after == "!")
-        if whole and not (alone and (before in RELATIONS or after in RELATIONS)):
-            return True
+    for size in (len(expression), len(expression) + (-1 if expression[0] == "-" else 1)):
+        for start in range(1, len(prompt) - size):
+            end = start + size
+            if sums[end] - sums[start] != wanted_sum:
+                continue
+            before, after = prompt[start - 1], prompt[end]
+            whole = not (_goes_on(before) or _goes_on(after) or after == "!")
+            if alone and (before in RELATIONS or after in RELATIONS):
+                continue
+            if whole and key(prompt[start:end]) == wanted:
+                return True
     return False
+
+
+@lru_cache(maxsize=512)
+def _sums(found: Tokens) -> list[int]:
+    """The running sum of the tokens' hashes, signs left out: windows that differ in it need no closer look."""
+    return [0, *accumulate(0 if token in {"+", "-"} else hash(token) for token in found)]
 
 
 def _plain(text: str) -> str:
