@@ -49,7 +49,9 @@ def marks(env_id):
     return NEEDS_DATA if "source" in ARGUMENTS.get(env_id, {}) else ()
 
 
-each_id = pytest.mark.parametrize("env_id", [pytest.param(env_id, marks=marks(env_id)) for env_id in registered_ids()])
+# Other test files register ids of their own, broken ones among them.
+OURS = [env_id for env_id in registered_ids() if env_id.startswith("verigym/")]
+each_id = pytest.mark.parametrize("env_id", [pytest.param(env_id, marks=marks(env_id)) for env_id in OURS])
 
 
 @each_id
