@@ -27,7 +27,7 @@ EVALUATE_EXPRESSIONS = {
     "simple_integration",
     "intermediate_integration",
 }
-PREGENERATED = {"acre"}  # every entry is made when the data set is
+PREGENERATED = {"acre", "gsm_symbolic", "list_functions"}  # as many as their size are drawn when the data set is made
 FUNCTIONS = {"sin", "cos", "tan", "exp", "log", "ln", "sqrt", "asin", "acos", "atan", "sinh", "cosh", "tanh", "Abs"}
 BEFORE, AFTER, NONSENSE = "the answer is ", " or so", "qq"
 _FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "socket.", "ctypes.", "shutil.")

@@ -35,6 +35,13 @@ def test_gold_answers_earn_one_and_are_worth_nothing_in_a_sentence(dataset: str)
         assert VERIFIER.verify(Submission(f"<think>{task.target}</think>no"), task).outcome is Outcome.UNPARSEABLE
 
 
+@pytest.mark.parametrize("dataset", ["gsm_symbolic", "list_functions"])
+def test_a_set_that_draws_ahead_has_tasks_beyond_what_it_drew(dataset: str) -> None:
+    task = tasks.load("reasoning_gym", "test", dataset=dataset, size=60)[59]
+    assert task.metadata["index"] > 1000
+    assert reward(task.target, task) == 1.0
+
+
 def test_a_scorer_that_pays_for_anything_pays_only_for_the_gold_answer() -> None:
     # its own scorer compares bool(answer) with bool(gold): any text earns 1
     for task in tasks.load("reasoning_gym", dataset="game_of_life_halting", size=10):
