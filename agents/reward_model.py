@@ -20,8 +20,9 @@ from verigym.agents._batcher import Batcher, settle
 from verigym.agents.agent import load_chat, resolve_device
 from verigym.agents.chat import Chat
 from verigym.agents.episode import Episode
+from verigym.agents.learners.batch import check_packing
 from verigym.agents.learners.pairs import written_episode
-from verigym.agents.learners.reward_model import check_scalar_packing, score
+from verigym.agents.learners.reward_model import score
 from verigym.agents.scalar import load_scalar_model
 from verigym.tasks._rows import is_unicode
 from verigym.tasks.errors import ConfigError, TemplateError
@@ -147,7 +148,7 @@ class _Scorer:
         _, self._chat = load_chat(path)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self._model = load_scalar_model(path, dtype=dtype, device=device)
-        check_scalar_packing(self._model)
+        check_packing(self._model.trunk)
         self._context = int(self._model.trunk.config.get_text_config().max_position_embeddings)
         self._lock = threading.Lock()  # a chat keeps what it has found out, and is no thing for many threads
         self.batcher: Batcher[Sequence[Message], float | str] = Batcher(self.score, batch_size)

@@ -53,8 +53,7 @@ def measure(options: Options) -> dict[str, float]:
     install(model)
     rng = np.random.default_rng(0)
     episodes = [episode(rng, options.vocabulary, options.tokens // 4) for _ in range(4)]
-    zeros = [np.zeros(e.num_policy_tokens) for e in episodes]
-    (micro,) = Sequences(episodes, zeros, 4, options.tokens).micro_batches(10**9, torch.device("cpu"))
+    (micro,) = Sequences.of(episodes).micro_batches(10**9, torch.device("cpu"))
     before, started = peak(), time.perf_counter()
     logprobs, _ = scoring.score_tokens(model, micro, 1.0, entropies="value")
     logprobs.sum().backward()

@@ -151,8 +151,9 @@ class _Dataset:
     def _own(self, index: int, answer: str) -> float:
         if self.name in EVALUATE_EXPRESSIONS and not _is_arithmetic(answer):
             return 0.0
+        dataset, entry = self.part(0), self.entry(index)  # a failure here is ours, not the answer's
         try:
-            return float(self.part(0).score_answer(answer, self.entry(index)))
+            return float(dataset.score_answer(answer, entry))
         except MemoryError:
             raise
         except Exception:  # a scorer that fails on a text does not pay for it

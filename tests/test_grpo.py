@@ -537,7 +537,7 @@ def leaky_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: 
 def test_a_model_whose_attention_ignores_the_layout_is_refused(make, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
     model.set_attn_implementation("verigym")
-    check_packing(model, VOCABULARY, CPU)
+    check_packing(model)
     for leaking in (0, 1):
 
         def one_layer_leaks(module, *states, leaking=leaking, **options):
@@ -545,7 +545,7 @@ def test_a_model_whose_attention_ignores_the_layout_is_refused(make, monkeypatch
 
         monkeypatch.setitem(AttentionInterface._global_mapping, "verigym", one_layer_leaks)
         with pytest.raises(EngineError, match="packed episodes contaminate each other"):
-            check_packing(model, VOCABULARY, CPU)
+            check_packing(model)
 
 
 def test_a_shared_prompt_is_fed_once() -> None:

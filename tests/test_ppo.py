@@ -14,8 +14,9 @@ from verigym.agents.agent import load_model, save_checkpoint
 from verigym.agents.engines.engine import Request, Sampling
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.episode import Episode, Truncation, Turn
+from verigym.agents.learners.batch import Sequences
 from verigym.agents.learners.config import PPOConfig
-from verigym.agents.learners.ppo import PPO, _sequences
+from verigym.agents.learners.ppo import PPO
 from verigym.agents.scalar import ScalarModel, load_scalar_model
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.tasks.errors import ConfigError
@@ -142,10 +143,7 @@ def test_an_episode_cut_by_a_budget_ends_there_or_goes_on_with_the_critics_value
 def test_kl_to_the_reference_is_taken_from_each_tokens_reward() -> None:
     episode = make_episode((0.0, 1.0))
     learner = make_learner(reference=True)
-    batch = [np.zeros(episode.num_policy_tokens)]
-    here, there = (
-        learner._logprobs(model, _sequences([episode], batch))[0] for model in (learner.model, learner.reference)
-    )
+    here, there = (learner._logprobs(model, Sequences.of([episode]))[0] for model in (learner.model, learner.reference))
     credit = learner.advantages([episode])
     per_token = np.array([0, 0, 0, 1.0]) - 0.5 * (here - there)
     assert credit.returns[0] == pytest.approx(np.cumsum(per_token[::-1])[::-1])
@@ -260,12 +258,12 @@ def test_a_bandit_of_four_arms_goes_to_its_best_one() -> None:
                     turns=(Turn(2, 3, arms.get(token, 0.0), "length", limit=1),),
                 )
             )
-        if all(episode.token_ids[-1] == 6 for episode in episodes):
+        chose_best = np.mean([episode.token_ids[-1] == 6 for episode in episodes])
+        if chose_best == 1:
             break
         learner.update(episodes, learner.advantages(episodes))
         engine.update_weights(model.named_parameters(), step + 1)
-    else:
-        pytest.fail("the policy did not settle on the best arm")
+    assert chose_best == 1
 
 
 def test_a_scalar_model_is_saved_and_loaded(tmp_path: Path) -> None:

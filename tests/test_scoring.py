@@ -45,9 +45,7 @@ def make_micro() -> MicroBatch:
                 verdict=Verdict(1.0, Outcome.CORRECT, "by hand"),
             )
         )
-    zeros = [np.zeros(episode.num_policy_tokens) for episode in episodes]
-    batch = Sequences(episodes, zeros, 3, sum(episode.num_policy_tokens for episode in episodes))
-    (micro,) = batch.micro_batches(1000, torch.device("cpu"))
+    (micro,) = Sequences.of(episodes).micro_batches(1000, torch.device("cpu"))
     return micro
 
 

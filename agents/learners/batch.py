@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
 
 from verigym.agents.episode import Episode
 from verigym.tasks.errors import EngineError
@@ -40,6 +41,13 @@ class Sequences:
     num_tokens: int
     old_logprobs: Sequence[Values] | None = None
     ref_logprobs: Sequence[Values] | None = None
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], advantages: Sequence[Values] | None = None) -> Sequences:
+        """All of `episodes`, for a step in which each has a loss; without advantages, for passes that need none."""
+        counts = [episode.num_policy_tokens for episode in episodes]
+        nothing: list[Values] = [np.zeros(count, np.float32) for count in counts]
+        return cls(episodes, nothing if advantages is None else advantages, len(episodes), sum(counts))
 
     def micro_batches(self, max_tokens: int, device: torch.device) -> Iterator[MicroBatch]:
         """Episodes of one prompt together, at most `max_tokens` tokens each (a longer episode goes alone).
@@ -185,20 +193,22 @@ def packed_logits(model: torch.nn.Module, micro_batch: MicroBatch) -> Tensor:
 
 
 @torch.no_grad()
-def check_packing(model: torch.nn.Module, vocabulary: int, device: torch.device) -> None:
-    """Refuses a model in which packed episodes see each other (a layer that ignores the layout)."""
+def check_packing(model: PreTrainedModel) -> None:
+    """Refuses a model, or a trunk, in which packed episodes see each other (a layer that ignores the layout)."""
+    vocabulary, device = model.config.get_text_config().vocab_size, model.device
     rng = np.random.default_rng(0)
     first, second, other = (rng.integers(0, vocabulary, length) for length in (7, 12, 5))
     second[:4] = first[:4]  # their prompt
 
-    def logits(rows: list[NDArray[np.int64]]) -> Tensor:
+    def outputs(rows: list[NDArray[np.int64]]) -> Tensor:
         layout = SharedPromptLayout(rows, [4] * len(rows), device)
         tokens = torch.from_numpy(layout.token_ids)[None].to(device)
         output = model(input_ids=tokens, position_ids=layout.position_ids, layout=layout, use_cache=False)
-        return output.logits[0, np.concatenate(layout.places)].float()  # type: ignore[no-any-return]
+        seen: Tensor = output.logits if hasattr(output, "logits") else output.last_hidden_state
+        return seen[0, np.concatenate(layout.places)].float()
 
     rows = [first, second, other]
-    together, apart = logits(rows), torch.cat([logits([row]) for row in rows])
+    together, apart = outputs(rows), torch.cat([outputs([row]) for row in rows])
     error = float((together - apart).abs().max() / apart.abs().max().clamp(min=1e-6))
     if not error < (1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 0.1):
         raise EngineError(f"packed episodes contaminate each other in this model (relative error {error:.1e})")

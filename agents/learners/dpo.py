@@ -34,7 +34,7 @@ class DPO:
         autocast: torch.dtype | None = None,
     ) -> None:
         install(model)
-        check_packing(model, model.config.get_text_config().vocab_size, model.device)
+        check_packing(model)
         self.model, self.beta, self.tokens_per_forward, self.autocast = model, beta, tokens_per_forward, autocast
         self.optimizer = Optimizer(model, lr)
 

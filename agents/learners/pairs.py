@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from verigym.agents.episode import Episode
 from verigym.agents.learners.batch import MicroBatch, Sequences
@@ -48,12 +47,6 @@ def written_episode(token_ids: Sequence[int], mask: Sequence[bool], task_id: str
     )
 
 
-def as_sequences(episodes: Sequence[Episode]) -> Sequences:
-    """Episodes without advantages, for passes that need none."""
-    nothing: list[NDArray[np.float32]] = [np.zeros(episode.num_policy_tokens, np.float32) for episode in episodes]
-    return Sequences(episodes, nothing, len(episodes), sum(episode.num_policy_tokens for episode in episodes))
-
-
 def pair_micro_batches(
     pairs: Sequence[Pair], max_tokens: int, device: torch.device
 ) -> Iterator[tuple[list[int], MicroBatch]]:
@@ -61,7 +54,7 @@ def pair_micro_batches(
 
     Yields the pairs' indices, and the micro-batch of their episodes: chosen, rejected, chosen, rejected.
     """
-    sequences = as_sequences([episode for pair in pairs for episode in (pair.chosen, pair.rejected)])
+    sequences = Sequences.of([episode for pair in pairs for episode in (pair.chosen, pair.rejected)])
     first: dict[str, int] = {}
     order = sorted(range(len(pairs)), key=lambda i: first.setdefault(pairs[i].question, i))
     chunk: list[int] = []

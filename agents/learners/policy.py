@@ -95,7 +95,7 @@ class PolicyLearner(ABC):
             raise ConfigError("a reference model goes with kl_coefficient > 0, and only with it")
         for network in (model, *([reference] if reference is not None else [])):
             install(network)
-            check_packing(network, network.config.get_text_config().vocab_size, network.device)
+            check_packing(network)
         self.model, self.reference, self.settings = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.steps, self.kl_coefficient = steps, config.kl_coefficient

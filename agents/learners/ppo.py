@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from verigym.agents.episode import Episode, Truncation, derive_seed
 from verigym.agents.learners.advantages import generalized_advantages, whiten
-from verigym.agents.learners.batch import MicroBatch, Sequences, Values
+from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing
 from verigym.agents.learners.config import PPOConfig
 from verigym.agents.learners.losses import kl_estimate, value_loss
 from verigym.agents.learners.policy import Forward, PolicyLearner, Step
@@ -51,6 +51,7 @@ class PPO(PolicyLearner):
         self, model: PreTrainedModel, config: PPOConfig, *, critic: ScalarModel, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(model, config, **options)
+        check_packing(critic.trunk)
         self.config, self.critic, self.seed, self.updates = config, critic, seed, 0
         self.critic_optimizer = self._optimizer(critic, config.critic_lr)
 
@@ -58,7 +59,7 @@ class PPO(PolicyLearner):
         """Generalised advantages of every policy token; a turn's reward is that of its last token."""
         kept = [i for i, episode in enumerate(episodes) if self._learnt(episode)]
         learnt = [episodes[i] for i in kept]
-        batch = _sequences(learnt, [np.zeros(episode.num_policy_tokens) for episode in learnt])
+        batch = Sequences.of(learnt)
         old_logprobs = self._logprobs(self.model, batch)
         rewards, kl = self._rewards(batch, old_logprobs)
         values, last_values = self._values(batch)
@@ -78,7 +79,7 @@ class PPO(PolicyLearner):
         credit, seen = advantages, list[Forward]()
         policy_steps, critic_steps = list[Step](), list[Step]()
         learnt = [episodes[i] for i in credit.episodes]
-        whole = replace(_sequences(learnt, credit.advantages), old_logprobs=credit.old_logprobs)
+        whole = replace(Sequences.of(learnt, credit.advantages), old_logprobs=credit.old_logprobs)
         for epoch in range(self.config.epochs):
             rng = np.random.default_rng(derive_seed(self.seed, "ppo", self.updates, epoch))
             for part in np.array_split(rng.permutation(len(learnt)), min(self.config.minibatches, max(1, len(learnt)))):
@@ -197,13 +198,9 @@ class PPO(PolicyLearner):
             return self.critic(micro)  # type: ignore[no-any-return]
 
 
-def _sequences(episodes: Sequence[Episode], advantages: Sequence[Values]) -> Sequences:
-    return Sequences(episodes, advantages, len(episodes), sum(episode.num_policy_tokens for episode in episodes))
-
-
 def _part(whole: Sequences, part: Sequence[int]) -> Sequences:
     """Some of the episodes, as a batch of their own."""
-    batch = _sequences([whole.episodes[i] for i in part], [whole.advantages[i] for i in part])
+    batch = Sequences.of([whole.episodes[i] for i in part], [whole.advantages[i] for i in part])
     assert whole.old_logprobs is not None
     return replace(batch, old_logprobs=[whole.old_logprobs[i] for i in part])
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verigym.agents.episode import Episode
-from verigym.agents.learners.batch import MicroBatch, check_packing
+from verigym.agents.learners.batch import MicroBatch, Sequences, check_packing
 from verigym.agents.learners.optimizer import Optimizer
-from verigym.agents.learners.pairs import Pair, as_sequences, pair_micro_batches
+from verigym.agents.learners.pairs import Pair, pair_micro_batches
 from verigym.agents.learners.preference import bradley_terry_loss, ranked_right
 from verigym.agents.scalar import ScalarModel
 
@@ -38,7 +37,7 @@ class RewardLearner:
         tokens_per_forward: int = 8192,
         autocast: torch.dtype | None = None,
     ) -> None:
-        check_scalar_packing(model)
+        check_packing(model.trunk)
         model.head.bias.requires_grad_(False)
         self.model, self.tokens_per_forward, self.autocast = model, tokens_per_forward, autocast
         self.optimizer = Optimizer(model, lr)
@@ -81,7 +80,7 @@ def score(
 ) -> Scores:
     """The number (B,) that a scalar model has after each episode's last token."""
     found = np.zeros(len(episodes))
-    for micro in as_sequences(episodes).micro_batches(tokens_per_forward, model.device):
+    for micro in Sequences.of(episodes).micro_batches(tokens_per_forward, model.device):
         found[micro.indices] = _last_scores(model, micro, autocast).cpu().numpy()
     return found
 
@@ -89,19 +88,3 @@ def score(
 def _last_scores(model: ScalarModel, micro: MicroBatch, autocast: torch.dtype | None) -> Tensor:
     with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None):
         return model(micro)[micro.last]  # type: ignore[no-any-return]  # (B,)
-
-
-class _Hidden(torch.nn.Module):
-    """A trunk whose hidden states stand for logits, so that `check_packing` can compare them."""
-
-    def __init__(self, trunk: torch.nn.Module) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(self, **inputs: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.trunk(**inputs).last_hidden_state)
-
-
-def check_scalar_packing(model: ScalarModel) -> None:
-    """Refuses a model in which packed conversations see each other."""
-    check_packing(_Hidden(model.trunk), model.trunk.config.get_text_config().vocab_size, model.device)

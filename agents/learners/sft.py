@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -27,16 +26,15 @@ class SFT:
         autocast: torch.dtype | None = None,
     ):
         install(model)
-        check_packing(model, model.config.get_text_config().vocab_size, model.device)
+        check_packing(model)
         self.model, self.tokens_per_forward, self.autocast = model, tokens_per_forward, autocast
         self.optimizer = Optimizer(model, lr)
 
     def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """One optimizer step on the tokens that the mask marks; `loss` is in nats per token."""
         tokens = sum(episode.num_policy_tokens for episode in episodes)
-        zeros = [np.zeros(episode.num_policy_tokens, np.float32) for episode in episodes]
-        batch, total = Sequences(episodes, zeros, len(episodes), tokens), 0.0
-        for micro in batch.micro_batches(self.tokens_per_forward, self.model.device):
+        total = 0.0
+        for micro in Sequences.of(episodes).micro_batches(self.tokens_per_forward, self.model.device):
             with torch.autocast(self.model.device.type, dtype=self.autocast, enabled=self.autocast is not None):
                 logprobs, _ = score_tokens(self.model, micro, 1.0)
             loss = -logprobs.sum() / max(1, tokens)
