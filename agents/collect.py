@@ -52,8 +52,9 @@ class EnvPool:
 class _Live:
     """An episode that is being played: it turns what the environment says into requests, and back."""
 
-    def __init__(self, index: int, plan: Plan, env_id: str, chat: Chat) -> None:
+    def __init__(self, index: int, plan: Plan, env_id: str, chat: Chat, *, snapshots: bool = False) -> None:
         self.index, self.plan, self.env_id, self.chat = index, plan, env_id, chat
+        self.snapshots: list[Mapping[str, Any]] | None = [] if snapshots else None
         self.request_id = 0
         self.env: Env | None = None
         self.ids: list[int] = []
@@ -72,7 +73,13 @@ class _Live:
         self.env = env
         self.messages = _messages(observation, info)
         self.tools = info.get("tools") or ()
-        self._feed(self.chat.prompt(self.messages, self.tools))
+        start = self.plan.start
+        self._feed(self.chat.prompt(self.messages, self.tools) if start is None else start.token_ids.tolist())
+
+    def remember(self, env: Env) -> None:
+        """Takes the environment's snapshot before a turn, in the environment's own thread."""
+        if self.snapshots is not None:
+            self.snapshots.append(env.unwrapped.snapshot())  # type: ignore[attr-defined]
 
     def request(self, agent: LocalAgent) -> Request | None:
         """The next turn's request; None if the conversation fills the model's context."""
@@ -103,6 +110,8 @@ class _Live:
             observation, reward, terminated, truncated, info = env.step(action)
             # Whatever is wrong with the answer shows here, in the environment's own thread.
             new = _messages(observation, info, ended=terminated or truncated)
+            if not (terminated or truncated):
+                self.remember(env)
             return float(reward), bool(terminated), bool(truncated), info, new
 
         return step
@@ -145,6 +154,8 @@ class _Live:
             messages=tuple(self.messages),
             truncation=truncation,
             verdict=verdict,
+            forked_turn=None if self.plan.start is None else self.plan.start.turn,
+            snapshots=tuple(self.snapshots or ()),
         )
 
     def _feed(self, ids: list[int]) -> None:
@@ -162,7 +173,8 @@ class Collector:
     steps in the order of the plans; the same plans give the same bits.
 
     An environment that raises, or does not answer within `env_timeout` seconds, loses its own episode, which ends
-    with an INFRA_ERROR. Raises RunInterrupted when `interrupted()` turns true.
+    with an INFRA_ERROR. Raises RunInterrupted when `interrupted()` turns true. With `snapshots` episodes keep those of
+    their environment before each turn, for forks; raises ConfigError for an environment that has none.
     """
 
     def __init__(
@@ -174,8 +186,11 @@ class Collector:
         concurrency: int = 256,
         env_timeout: float = 300.0,
         interrupted: Callable[[], bool] = lambda: False,
+        snapshots: bool = False,
     ) -> None:
-        self.agent, self.pool = agent, EnvPool(envs)
+        self.agent, self.pool, self.snapshots = agent, EnvPool(envs), snapshots
+        if snapshots:
+            self._require_snapshots()
         self.deterministic, self.concurrency, self.interrupted = deterministic, concurrency, interrupted
         self.workers = Workers(min(concurrency, 64), timeout=env_timeout)
         self._ids = 0
@@ -203,6 +218,13 @@ class Collector:
         self._ids += 1
         return self._ids
 
+    def _require_snapshots(self) -> None:
+        for index, spec in enumerate(self.pool.specs):
+            env = self.pool.acquire(index)
+            self.pool.give_back(index, env)
+            if not hasattr(env.unwrapped, "snapshot"):
+                raise ConfigError(f"{spec.id} cannot be forked: it has no method snapshot()")
+
 
 class _Collection:
     """One call of `Collector.collect`."""
@@ -210,7 +232,10 @@ class _Collection:
     def __init__(self, owner: Collector, plans: Sequence[Plan], on_progress: Callable[[], None]) -> None:
         self.owner, self.engine, self.on_progress = owner, owner.agent.engine, on_progress
         specs = owner.pool.specs
-        self.lives = [_Live(index, plan, specs[plan.env].id, owner.agent.chat) for index, plan in enumerate(plans)]
+        self.lives = [
+            _Live(index, plan, specs[plan.env].id, owner.agent.chat, snapshots=owner.snapshots)
+            for index, plan in enumerate(plans)
+        ]
         self.episodes: dict[int, Episode] = {}
         self.running: dict[int, _Live] = {}  # by request id
 
@@ -275,9 +300,9 @@ class _Collection:
                 env.close()
                 raise EnvClosedError("the episode was given up while its environment was made")
             live.env = env
-            options = {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
-            observation, info = env.reset(seed=plan.seed, options=options)
+            observation, info = env.reset(seed=plan.seed, options=_reset_options(env, plan))
             _messages(observation, info)
+            live.remember(env)
             return env, observation, info
 
         live.request_id = self.owner.next_id()
@@ -357,6 +382,12 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
     for env in envs:
         env.close()
     return episodes
+
+
+def _reset_options(env: Env, plan: Plan) -> dict[str, Any] | None:
+    if plan.start is not None:
+        return {"snapshot": plan.start.snapshot}
+    return {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
 
 
 def _messages(observation: str, info: Mapping[str, Any], *, ended: bool = False) -> list[dict[str, Any]]:

@@ -15,11 +15,20 @@ from numpy.typing import NDArray
 from verigym.verifiers.verdict import Outcome, Verdict
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Where a fork begins: before turn `turn` of another episode, with its tokens and its environment's snapshot."""
+
+    turn: int
+    token_ids: NDArray[np.int64]
+    snapshot: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """An episode to play: which environment (its index in a mixture), task and group, and its two seeds.
 
-    Members of a group share `seed`, so they start from one state, and differ in `sampling_seed`.
+    Members of a group share `seed`, so they start from one state, and differ in `sampling_seed`. A fork has a `start`.
     """
 
     env: int
@@ -27,6 +36,7 @@ class Plan:
     group_id: int
     seed: int
     sampling_seed: int
+    start: Start | None = None
 
 
 class Truncation(StrEnum):
@@ -56,6 +66,8 @@ class Episode:
 
     `token_ids` (T,) exactly as fed and sampled; `mask` (T,) 1 on the policy's own tokens; `logprobs` (T,) of the
     sampler in nats and `versions` (T,) of its weights, 0 and -1 where the mask is 0. Nothing is rebuilt from text.
+    A fork begins with the tokens of another episode, up to the turn `forked_turn` of that one; the mask is 0 on them.
+    `snapshots` are the environment's before each turn, where they were asked for.
     """
 
     env_id: str
@@ -70,6 +82,8 @@ class Episode:
     messages: tuple[Mapping[str, Any], ...]
     truncation: Truncation | None
     verdict: Verdict
+    forked_turn: int | None = None
+    snapshots: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -101,6 +115,7 @@ class Episode:
             "task_id": self.task_id,
             "group_id": self.group_id,
             "seed": self.seed,
+            "forked_turn": self.forked_turn,
             "reward": None if math.isnan(self.reward) else self.reward,
             "token_ids": self.token_ids.tolist(),
             "mask": self.mask.astype(int).tolist(),
@@ -120,7 +135,7 @@ class Episode:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Episode:
-        """The episode that `to_json` wrote (a verdict's details are not kept)."""
+        """The episode that `to_json` wrote (a verdict's details and the snapshots are not kept)."""
         verdict = row["verdict"]
         reward = math.nan if verdict["reward"] is None else verdict["reward"]
         return cls(
@@ -136,6 +151,7 @@ class Episode:
             messages=tuple(row["messages"]),
             truncation=Truncation(row["truncation"]) if row["truncation"] else None,
             verdict=Verdict(reward, Outcome(verdict["outcome"]), verdict["reason"], verdict["components"]),
+            forked_turn=row.get("forked_turn"),  # stored episodes of old know no forks
         )
 
 

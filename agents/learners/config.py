@@ -117,10 +117,13 @@ class PolicyConfig:
 class GRPOConfig(PolicyConfig):
     """How GRPO turns a group's rewards into a step; its KL is a loss."""
 
-    advantages: Literal["grpo", "dr_grpo", "rloo", "maxrl", "reinforce++", "reinforce++_baseline"] = "grpo"
+    advantages: Literal["grpo", "dr_grpo", "rloo", "maxrl", "reinforce++", "reinforce++_baseline", "turn_fork"] = "grpo"
     """A return less its group's mean (dr_grpo), over the group's standard deviation (grpo), less the mean of the others
     (rloo), over the group's mean (maxrl), over the batch's deviation (reinforce++_baseline); or less the batch's mean,
-    over its deviation (reinforce++)."""
+    over its deviation (reinforce++); or of each turn, less the mean of other continuations from its state
+    (turn_fork)."""
+    forks: int = 4
+    """turn_fork: other continuations of a turn's state, at least; what the group lacks of them is played."""
     kl: Literal["k2", "k3"] = "k3"
     """Estimator of the KL loss: k2 or k3."""
 
@@ -128,6 +131,8 @@ class GRPOConfig(PolicyConfig):
         super().__post_init__()
         if self.advantages == "maxrl" and self.overlong == "penalise":
             raise ConfigError("maxrl divides by a group's mean return, which overlong penalise may turn negative")
+        if self.forks < 1:
+            raise ConfigError(f"forks must be at least 1, not {self.forks}")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_advantages
-from verigym.agents.learners.batch import Sequences
+from verigym.agents.learners.batch import Sequences, Values
 from verigym.agents.learners.config import GRPOConfig
 from verigym.agents.learners.policy import Forward, PolicyLearner
+from verigym.agents.learners.turn_fork import turn_advantages
 
 
 class GRPO(PolicyLearner):
@@ -26,17 +26,21 @@ class GRPO(PolicyLearner):
         super().__init__(model, config, **options)
         self.config, self.kl = config, config.kl
 
-    def advantages(self, episodes: Sequence[Episode]) -> NDArray[np.float64]:
-        """One advantage per episode (B,); NaN for one without a loss: not judged, or overlong and masked.
+    def advantages(self, episodes: Sequence[Episode]) -> list[Values]:
+        """One advantage per episode, or (turn_fork) one per policy token of each; NaN for an episode without a loss.
 
-        A masked episode is still in its group's baseline.
+        That is one that was not judged, a fork, or overlong and masked; the last is still in its group's baseline.
         """
-        values, valid = group_advantages(*self._returns(episodes), kind=self.config.advantages)
-        if self.config.overlong == "mask":
-            valid &= ~torch.tensor([episode.overlong for episode in episodes], dtype=torch.bool)
-        return torch.where(valid, values, math.nan).numpy()  # type: ignore[no-any-return]
+        returns, group_ids = self._returns(episodes)
+        if self.config.advantages == "turn_fork":
+            values = turn_advantages(episodes, returns)
+        else:
+            each, valid = group_advantages(returns, group_ids, kind=self.config.advantages)
+            values = list(torch.where(valid, each, math.nan).numpy())
+        masked = [self.config.overlong == "mask" and episode.overlong for episode in episodes]
+        return [value * math.nan if is_masked else value for value, is_masked in zip(values, masked, strict=True)]
 
-    def update(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> dict[str, float]:
+    def update(self, episodes: Sequence[Episode], advantages: Sequence[Values]) -> dict[str, float]:
         """One pass over the batch, in `minibatches` optimizer steps; returns the metrics of the pass.
 
         `loss` and `grad_norm` are means over the steps, `skipped_steps` their number with a gradient that was not
@@ -58,25 +62,25 @@ class GRPO(PolicyLearner):
             **self._advance(metrics["kl"], sum(batch.num_episodes for batch in batches)),
         }
 
-    def _minibatches(self, episodes: Sequence[Episode], advantages: NDArray[np.floating[Any]]) -> list[Sequences]:
+    def _minibatches(self, episodes: Sequence[Episode], advantages: Sequence[Values]) -> list[Sequences]:
         """Whole groups dealt out in order, the scorable ones evenly; each part is one optimizer step."""
-        valid = [i for i in range(len(episodes)) if not math.isnan(advantages[i]) and episodes[i].num_policy_tokens]
+        valid = [i for i, e in enumerate(episodes) if e.num_policy_tokens and not np.isnan(advantages[i]).any()]
         groups = list(dict.fromkeys(episodes[i].group_id for i in valid))
         count = max(1, min(self.config.minibatches, len(groups)))
         parts = [set(part.tolist()) for part in np.array_split(np.array(groups), count)]
         return [
-            self._sequences([(episodes[i], float(advantages[i])) for i in valid if episodes[i].group_id in part])
+            self._sequences([(episodes[i], advantages[i]) for i in valid if episodes[i].group_id in part])
             for part in parts
         ]
 
-    def _sequences(self, scored: Sequence[tuple[Episode, float]]) -> Sequences:
+    def _sequences(self, scored: Sequence[tuple[Episode, Values]]) -> Sequences:
         """The episodes of a step that have a loss; the counts are of all its scorable ones."""
         # An advantage of 0 is a gradient of 0, unless KL or entropy have one: no forward is spent on it.
         every = self.config.kl_coefficient > 0 or self.config.entropy_coefficient > 0
-        kept = [pair for pair in scored if pair[1] != 0 or every]
+        kept = [pair for pair in scored if np.any(pair[1]) or every]
         return Sequences(
             [episode for episode, _ in kept],
-            [np.full(episode.num_policy_tokens, advantage) for episode, advantage in kept],
+            [np.broadcast_to(advantage, episode.num_policy_tokens) for episode, advantage in kept],
             num_episodes=len(scored),
             num_tokens=sum(episode.num_policy_tokens for episode, _ in scored),
         )

@@ -101,7 +101,8 @@ class TrainConfig:
             raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
-        if self.group_size < 2 and self.learner == "grpo" and self.grpo.advantages != "reinforce++":
+        alone = self.grpo.advantages in ("reinforce++", "turn_fork")
+        if self.group_size < 2 and self.learner == "grpo" and not alone:
             raise ConfigError("group_size must be at least 2: a group of one has no baseline")
         if self.group_size < 2 and self.dynamic_sampling:
             raise ConfigError("dynamic_sampling compares the episodes of a group: group_size must be at least 2")
@@ -114,6 +115,11 @@ class TrainConfig:
     def policy(self) -> PolicyConfig:
         """The settings of the learner."""
         return self.grpo if self.learner == "grpo" else self.ppo
+
+    @property
+    def forks(self) -> int:
+        """Other continuations that each turn needs for its baseline; 0 without forked baselines."""
+        return self.grpo.forks if self.learner == "grpo" and self.grpo.advantages == "turn_fork" else 0
 
     @property
     def evaluated_envs(self) -> tuple[EnvSpec, ...]:

@@ -16,10 +16,11 @@ from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_devi
 from verigym.agents.collect import Collector
 from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.episode import Episode, Truncation, mean_reward
+from verigym.agents.episode import Episode, Plan, Truncation, mean_reward
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.policy import PolicyLearner
 from verigym.agents.learners.ppo import PPO
+from verigym.agents.learners.turn_fork import plan_forks
 from verigym.agents.scalar import load_scalar_model
 from verigym.config import TrainConfig, build, to_plain
 from verigym.display import Display
@@ -92,7 +93,8 @@ class Trainer:
         engine = TransformersEngine(load_model(source, dtype=engine_dtype, device=device), slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.sampler = TaskSampler(config.envs, config.seed)
-        self.collector, self.evaluator = self._collector(config.envs), self._collector(config.evaluated_envs)
+        self.collector = self._collector(config.envs, snapshots=config.forks > 0)
+        self.evaluator = self._collector(config.evaluated_envs)
         specs = config.evaluated_envs if config.eval_every else ()
         self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         # Only now, when nothing in the configuration has turned out wrong, is anything written.
@@ -129,15 +131,15 @@ class Trainer:
                 step, times = self.step, _Times()
                 collected = self._collect()
                 times.mark("collect")
-                advantages = self.learner.advantages(collected.used)
-                metrics = self.learner.update(collected.used, advantages)
+                learnt = [*collected.used, *collected.forks]
+                metrics = self.learner.update(learnt, self.learner.advantages(learnt))
                 times.mark("update")
                 report = self.sync.send(step + 1)
                 times.mark("sync")
-                self.folder.write_episodes(step + 1, collected.played)
+                self.folder.write_episodes(step + 1, [*collected.played, *collected.forks])
                 self.step, self.position = step + 1, collected.position
                 played = {**_episode_metrics(collected.played), **self.learner.statistics(collected.played)}
-                played["used_share"] = len(collected.used) / len(collected.played)
+                played |= collected.shares
                 played["unlocked_envs"] = len(config.envs) if self.unlocked is None else self.unlocked
                 self._log(step + 1, {**played, **metrics, **_sync_metrics(report), **times.seconds})
                 self._promote(collected)
@@ -153,20 +155,31 @@ class Trainer:
     def _collect(self) -> _Collected:
         """The step's groups; with dynamic sampling, further ones in the place of those that teach nothing."""
         config, position = self.config, self.position
+        planned: list[Plan] = []
         played: list[Episode] = []
         used: list[Episode] = []
-        envs: list[int] = []
         for _ in range(1 + config.dynamic_sampling):
             missing = config.groups - len(used) // config.group_size
             plans, position = self.sampler.plan(position, missing, config.group_size, unlocked=self.unlocked)
             episodes = self.collector.collect(plans, on_progress=self.display.refresh)
             self._refuse_unjudged(episodes)
-            played += episodes
-            envs += [plan.env for plan in plans]
+            planned, played = [*planned, *plans], [*played, *episodes]
             used += episodes if config.dynamic_sampling == 0 else self.learner.informative(episodes)
             if len(used) == config.groups * config.group_size:
                 break
-        return _Collected(played, envs, used, position)
+        return _Collected(planned, played, used, self._forks(planned, played, used), position)
+
+    def _forks(self, plans: Sequence[Plan], played: Sequence[Episode], used: Sequence[Episode]) -> list[Episode]:
+        """What the turns of the used episodes lack of other continuations, where baselines are made of them."""
+        if not self.config.forks:
+            return []
+        groups = {episode.group_id for episode in used}
+        chosen = [(plan, episode) for plan, episode in zip(plans, played, strict=True) if plan.group_id in groups]
+        planned = plan_forks(*map(list, zip(*chosen, strict=True)), self.config.forks) if chosen else []
+        forks = self.collector.collect(planned, on_progress=self.display.refresh)
+        if forks:
+            self._refuse_unjudged(forks)
+        return forks
 
     @property
     def unlocked(self) -> int | None:
@@ -182,7 +195,7 @@ class Trainer:
         if self.curriculum is None:
             return
         newest = self.curriculum.unlocked - 1
-        of_newest = [e for e, env in zip(collected.played, collected.envs, strict=True) if env == newest]
+        of_newest = [e for e, plan in zip(collected.played, collected.planned, strict=True) if plan.env == newest]
         passed = [e.verdict.outcome is Outcome.CORRECT for e in of_newest if not math.isnan(e.reward)]
         if self.curriculum.record(passed, len(self.config.envs)):
             self.display.say(f"step {self.step}: environment {newest + 1} is mastered, the next one is unlocked")
@@ -266,7 +279,7 @@ class Trainer:
             self.folder.save("reference", load_model(self.config.model), tokenizer)
         return load_model(path, device=device).requires_grad_(False)
 
-    def _collector(self, specs: Sequence[Any]) -> Collector:
+    def _collector(self, specs: Sequence[Any], *, snapshots: bool = False) -> Collector:
         return Collector(
             self.agent,
             specs,
@@ -274,6 +287,7 @@ class Trainer:
             concurrency=self.config.concurrency,
             env_timeout=self.config.env_timeout,
             interrupted=lambda: self.interrupts.requested,
+            snapshots=snapshots,
         )
 
     def _save(self) -> None:
@@ -316,12 +330,19 @@ class Trainer:
 
 @dataclass(frozen=True)
 class _Collected:
-    """A step's episodes: all with their environments, those that it learns from, and the sampler's position after."""
+    """A step's episodes with their plans, those that it learns from, their forks, and the sampler's position after."""
 
+    planned: list[Plan]
     played: list[Episode]
-    envs: list[int]
     used: list[Episode]
+    forks: list[Episode]
     position: list[int]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How much of what was played is learnt from, and what the forks cost, as metrics."""
+        tokens = sum(episode.num_policy_tokens for episode in self.forks)
+        return {"used_share": len(self.used) / len(self.played), "forks": len(self.forks), "fork_tokens": tokens}
 
 
 class _Times:
