@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= passive
 demo: .venv/.installed
 	$(BIN)/python examples/demo.py
 
-test: lint types
+test: lint types build/trl-1.12/.installed
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.installed-dev
@@ -24,7 +24,7 @@ lint: .venv/.installed-dev
 
 # Types are checked on what ships, not on the checkout.
 types: .venv/.installed-dev
-	rm -rf build
+	rm -rf build/types build/lib build/bdist.*
 	$(BIN)/pip install --quiet --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p verigym
 
@@ -41,6 +41,11 @@ types: .venv/.installed-dev
 	$(BIN)/pip install --quiet -e '.[dev]'
 	$(BIN)/pip install --quiet -e '.[reasoning-gym]' || \
 		echo "reasoning-gym is left out (a part of it needs a C compiler): its tests will say that they skip"
+	touch $@
+
+# An oracle of the tests, apart from the TRL that is installed: it is the last one with PPO.
+build/trl-1.12/.installed: | .venv/.installed-dev
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/trl-1.12 trl==1.12.0
 	touch $@
 
 clean:
