@@ -82,8 +82,10 @@ class Workers:
         now = time.monotonic()
         late = []
         for call in self._open.values():
+            if not call.started or now - call.started <= self.timeout:
+                continue  # nearly every call, at every step of the engine: without the lock
             with self._lock:
-                if not call.ended and call.started and now - call.started > self.timeout:
+                if not call.ended:
                     call.ended, call.error = True, TimeoutError(f"no answer within {self.timeout:g} s")
                     self._start_thread()
                     late.append(call)

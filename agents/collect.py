@@ -69,12 +69,18 @@ class _Live:
         self.fills_context = False
         self.given_up = False
 
-    def begin(self, env: Env, observation: str, info: Mapping[str, Any]) -> None:
+    def begin(self, env: Env, observation: str, info: Mapping[str, Any], prompts: dict[str, list[int]]) -> None:
+        """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""
         self.env = env
         self.messages = _messages(observation, info)
         self.tools = info.get("tools") or ()
-        start = self.plan.start
-        self._feed(self.chat.prompt(self.messages, self.tools) if start is None else start.token_ids.tolist())
+        if self.plan.start is not None:
+            self._feed(self.plan.start.token_ids.tolist())
+            return
+        asked = repr((self.messages, self.tools))
+        if asked not in prompts:
+            prompts[asked] = self.chat.prompt(self.messages, self.tools)
+        self._feed(prompts[asked])
 
     def remember(self, env: Env) -> None:
         """Takes the environment's snapshot before a turn, in the environment's own thread."""
@@ -238,6 +244,7 @@ class _Collection:
         ]
         self.episodes: dict[int, Episode] = {}
         self.running: dict[int, _Live] = {}  # by request id
+        self.prompts: dict[str, list[int]] = {}  # ids by what was asked
 
     def overlapped(self) -> list[Episode]:
         queue = list(reversed(self.lives))
@@ -316,7 +323,7 @@ class _Collection:
             self._fail(live, call.error)
             return
         if live.generation is None:
-            live.begin(*call.result)
+            live.begin(*call.result, self.prompts)
         else:
             reward, terminated, truncated, info, new = call.result
             live.answered(reward, new, terminated or truncated)
@@ -367,7 +374,7 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
         live = _Live(index, plan, specs[plan.env].id, chat)
         if not hasattr(env.unwrapped, "demonstration"):
             raise ConfigError(f"{specs[plan.env].id} has no demonstrations: give it a method demonstration(rng)")
-        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}))
+        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}), {})
         rng = np.random.default_rng(plan.sampling_seed)
         for action in env.unwrapped.demonstration(rng):
             ids = tuple(chat.turn(action, live.ids))
