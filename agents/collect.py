@@ -69,7 +69,7 @@ class _Live:
         self.fills_context = False
         self.given_up = False
 
-    def begin(self, env: Env, observation: str, info: Mapping[str, Any], prompts: dict[str, list[int]]) -> None:
+    def begin(self, env: Env, observation: str, info: Mapping[str, Any], *, prompts: dict[str, list[int]]) -> None:
         """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""
         self.env = env
         self.messages = _messages(observation, info)
@@ -323,7 +323,7 @@ class _Collection:
             self._fail(live, call.error)
             return
         if live.generation is None:
-            live.begin(*call.result, self.prompts)
+            live.begin(*call.result, prompts=self.prompts)
         else:
             reward, terminated, truncated, info, new = call.result
             live.answered(reward, new, terminated or truncated)
@@ -374,7 +374,7 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
         live = _Live(index, plan, specs[plan.env].id, chat)
         if not hasattr(env.unwrapped, "demonstration"):
             raise ConfigError(f"{specs[plan.env].id} has no demonstrations: give it a method demonstration(rng)")
-        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}), {})
+        live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}), prompts={})
         rng = np.random.default_rng(plan.sampling_seed)
         for action in env.unwrapped.demonstration(rng):
             ids = tuple(chat.turn(action, live.ids))
