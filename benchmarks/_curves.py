@@ -27,7 +27,7 @@ OFFLINE = {"rft": (RFTConfig, rft), "dpo": (DPOConfig, dpo)}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is played and learned: the budget of episodes is steps x groups x group_size, for everyone."""
+    """How much is played and learned."""
 
     warm_steps: int = 400
     demonstrations: int = 8192
@@ -37,12 +37,18 @@ class Sizes:
     eval_every: int = 5
     eval_tasks: int = 256
 
+    @property
+    def budget(self) -> int:
+        """The episodes that each algorithm may play."""
+        return self.steps * self.groups * self.group_size
+
 
 @dataclass(frozen=True)
 class Point:
-    """A held-out pass rate after so many episodes, tokens that the policy sampled, and seconds.
+    """A held-out pass rate after so many episodes (forks are some too), tokens that the policy sampled, and seconds.
 
-    The seconds are those of collecting, learning and handing weights over: no evaluation, checkpoint or start-up.
+    The seconds are those of collecting, learning and handing weights over, without evaluations. Those of an offline
+    run have its checkpoints in them, and the reading of the stored episodes.
     """
 
     episodes: int
@@ -93,7 +99,8 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _online(algorithm: Algorithm, model: Path, sizes: Sizes, seed: int, folder: Path) -> list[Point]:
-    return points(train(online_config(algorithm, model, sizes, seed, folder)).metrics)
+    curve = points(train(online_config(algorithm, model, sizes, seed, folder)).metrics)
+    return [point for point in curve if point.episodes <= sizes.budget]  # forks come on top of the steps' episodes
 
 
 def points(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
@@ -101,7 +108,8 @@ def points(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
     found, episodes, tokens, seconds = [], 0, 0, 0.0
     for row in rows:
         if "reward" in row:
-            episodes, tokens = episodes + row["episodes"], tokens + row["policy_tokens"]
+            episodes += row["episodes"] + row["forks"]
+            tokens += row["policy_tokens"] + row["fork_tokens"]
             seconds += sum(row[f"time/{part}"] for part in ("collect", "update", "sync"))
         if "eval/pass_rate" in row:
             found.append(Point(episodes, tokens, seconds, row["eval/pass_rate"]))

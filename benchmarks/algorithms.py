@@ -29,6 +29,7 @@ from verigym.training import train
 # The settings of the offline learners were chosen on seed 100, which is not among the benchmark's.
 ALGORITHMS = (
     Algorithm("grpo", "GRPO", {}, recipe="calculator.yaml"),
+    Algorithm("fork", "GRPO, forked baselines", {"grpo": {"advantages": "turn_fork"}}, recipe="calculator.yaml"),
     Algorithm("ppo", "PPO", {}, recipe="calculator_ppo.yaml"),
     Algorithm(
         "rft",
@@ -198,15 +199,14 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
 def text(options: Options, figures: Sequence[Figures], memory: Mapping[str, Any], episodes: Sequence[Credited]) -> str:
     """The section of docs/learners.md."""
     sizes, grpo, ppo = options.sizes, memory["grpo"], memory["ppo"]
-    budget = sizes.steps * sizes.groups * sizes.group_size
     seeds = ", ".join(map(str, options.seeds))
     return "\n\n".join(
         [
             f"`python benchmarks/algorithms.py`: verigym/Calculator-v0, warm starts of {sizes.warm_steps} supervised "
-            f"steps, seeds {seeds} (mean, lowest to highest), {budget} episodes played by each, {options.threads} "
-            f"threads, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks; seconds leave "
-            "evaluations out. The offline learners play the whole budget with the warm start and then learn from what "
-            "is stored; their settings were chosen on another seed.",
+            f"steps, seeds {seeds} (mean, lowest to highest), at most {sizes.budget} episodes played by each (a fork "
+            f"is one too), {options.threads} threads, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
+            "held-out tasks; seconds leave evaluations out. The offline learners play the whole budget with the warm "
+            "start and then learn from what is stored; their settings were chosen on another seed.",
             table([head(options.goal), *(found.row(options.goal) for found in figures)]),
             "![pass rate against episodes, tokens and seconds](learners/algorithms.png)",
             f"Memory: of a model of {grpo['parameters'] / 1e6:.0f} M parameters in float32 (two steps, a process of "

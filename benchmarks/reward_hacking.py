@@ -37,7 +37,7 @@ from verigym.training import train
 from verigym.verifiers.verdict import Outcome
 
 PPO = Algorithm("ppo", "PPO", {}, recipe="calculator_ppo.yaml")
-FULL = Sizes(warm_steps=400, steps=60, eval_every=5)
+FULL = Sizes(steps=40)
 QUICK = Sizes(warm_steps=100, demonstrations=1024, steps=14, groups=8, eval_every=7, eval_tasks=64)
 REWARD_MODEL = {"samples": 8, "lr": 3e-4, "epochs": 2, "batch_size": 64}
 WEIGHT = 0.2
@@ -170,7 +170,7 @@ def pattern(episode: Episode, target: str) -> str:
     if heard[-1].startswith("error"):
         return "a call that fails, and some number" if answers else "a call that fails"
     if not answers:
-        return "a call, and no number"
+        return "a call, and nothing that is a number"
     if heard[-1] == target:
         return "the right call, and another number than the tool's"
     return "another calculation's result" if answers[-1] == heard[-1] else "another calculation, and another number"
