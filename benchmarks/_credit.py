@@ -48,7 +48,8 @@ def measure(ppo: Algorithm, model: Path, sizes: Sizes, seed: int, folder: Path) 
     train(replace(config, steps=warm_up + 1, eval_every=0, checkpoint_every=warm_up))
     run = RunFolder(folder)
     before, episodes = run.checkpoints_path / f"{warm_up:06d}", list(run.episodes(warm_up + 1))
-    learner = PPO(load_model(before), config.ppo, critic=load_scalar_model(before, trained=False), seed=seed)
+    settings = replace(config.ppo, whiten=False)  # whitening moves the zero, and the credit is harder to see
+    learner = PPO(load_model(before), settings, critic=load_scalar_model(before, trained=False), seed=seed)
     state = torch.load(before / "state.pt", weights_only=True)
     learner.load_state_dict(state["learner"])
     credit = learner.advantages(episodes)
@@ -94,9 +95,16 @@ def show(found: Sequence[Credited], path: Path) -> None:
     figure, panels = new_figure(2, len(found) // 2, height=4.2)
     for axes, episode in zip(panels, found, strict=True):
         _bars(axes, episode)
+        axes.set_ylim(*_limits(found))
     panels[0].set_ylabel("advantage")
-    panels[0].legend(frameon=False)
+    panels[-1].legend(frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _limits(found: Sequence[Credited]) -> tuple[float, float]:
+    """One scale for all panels."""
+    every = [0.0, *(value for episode in found for value in (*episode.ppo, episode.grpo))]
+    return min(every) - 0.1, max(every) + 0.2
 
 
 def _bars(axes: Axes, episode: Credited) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -55,6 +56,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table; the first is the head."""
     head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def paragraph(text: str) -> str:
+    """A text in lines as long as those of the docs."""
+    return textwrap.fill(text, 128, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values: Iterable[float], form: Callable[[float], str]) -> str:

@@ -9,22 +9,29 @@ that was cut off goes on. The folder gets a JSON file of each run, figures.json,
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from _credit import Credited, as_table, measure, show
 from _curves import Algorithm, Point, Sizes, online_config, warm_start
-from _report import Jobs, new_figure, spread, table, write_docs
+from _report import Jobs, new_figure, paragraph, spread, table, write_docs
 
-from verigym.agents.agent import load_chat, save_checkpoint
+from verigym.agents.episode import Episode, Turn
+from verigym.agents.learners.grpo import GRPO
+from verigym.agents.learners.pairs import written_episode
+from verigym.agents.learners.policy import PolicyLearner
+from verigym.agents.learners.ppo import PPO
+from verigym.agents.scalar import ScalarModel
 from verigym.agents.tiny import tiny_model
-from verigym.training import train
+from verigym.verifiers import Outcome, Verdict
 
 # The settings of the offline learners were chosen on seed 100, which is not among the benchmark's.
 ALGORITHMS = (
@@ -39,12 +46,15 @@ ALGORITHMS = (
     Algorithm(
         "dpo",
         "DPO",
-        {"lr": 1e-4, "epochs": 2, "batch_size": 64, "pairs_per_task": 4, "beta": 0.1, "checkpoint_every": 20},
+        {"lr": 1e-4, "epochs": 1, "batch_size": 64, "pairs_per_task": 4, "beta": 2.0, "checkpoint_every": 10},
     ),
 )
 FULL = Sizes()
 QUICK = Sizes(warm_steps=100, demonstrations=1024, steps=12, groups=8, eval_every=4, eval_tasks=64)
-LARGER = {"hidden_size": 512, "layers": 8, "heads": 8, "intermediate_size": 1536}
+
+# The learners whose memory is measured.
+_LARGER = {"hidden_size": 512, "layers": 8, "heads": 8, "intermediate_size": 1536}
+_VOCABULARY, _EPISODES, _TOKENS = 300, 16, 32
 
 
 @dataclass(frozen=True)
@@ -86,12 +96,12 @@ def do(options: Options, job: str, folder: Path) -> Any:
         warm_start(options.sizes, seed, model)
         return {}
     if name == "memory":
-        return _memory(_named(which), model, options.sizes, folder)
+        return _memory(_named(which), options.sizes)
     if name == "credit":
         return measure(_named("ppo"), model, options.sizes, seed, folder)
     before = _peak()
     curve = _named(name).curve(model, options.sizes, seed, folder)
-    return {"algorithm": name, "seed": seed, "megabytes": _peak() - before, "curve": [asdict(point) for point in curve]}
+    return {"megabytes": _peak() - before, "curve": [asdict(point) for point in curve]}
 
 
 def _named(name: str) -> Algorithm:
@@ -104,20 +114,32 @@ def _peak() -> float:
     return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def _memory(algorithm: Algorithm, model: Path, sizes: Sizes, folder: Path) -> dict[str, float]:
-    """Peak memory of two steps of a larger model with random weights, above that after start."""
+def _memory(algorithm: Algorithm, sizes: Sizes) -> dict[str, float]:
+    """Peak memory of a learner, without an engine: two steps of a larger model, above that after start."""
     before = _peak()
-    tokenizer, _ = load_chat(model)
-    larger = tiny_model(
-        len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **LARGER
-    )
-    parameters = sum(parameter.numel() for parameter in larger.parameters())
-    save_checkpoint(folder / "model", larger, tokenizer)
-    del larger
-    config = online_config(algorithm, folder / "model", replace(sizes, steps=2), 0, folder / "run")
-    config = replace(config, eval_every=0, ppo=replace(config.ppo, critic_warmup=0))
-    train(config)
+    config, model = online_config(algorithm, Path(), sizes, 0, Path()), tiny_model(_VOCABULARY, **_LARGER)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    learner: PolicyLearner
+    small = {"tokens_per_forward": 256, "minibatches": 1}  # what is held, not what a forward needs in passing
+    if algorithm.name == "grpo":
+        learner = GRPO(model, replace(config.grpo, **small))
+    else:
+        critic = ScalarModel(copy.deepcopy(model.base_model))
+        learner = PPO(model, replace(config.ppo, critic_warmup=0, **small), critic=critic)
+    episodes = [_random_episode(number) for number in range(_EPISODES)]
+    for _ in range(2):
+        learner.update(episodes, learner.advantages(episodes))
     return {"parameters": parameters, "megabytes": _peak() - before}
+
+
+def _random_episode(number: int) -> Episode:
+    """Random tokens, half of them the policy's; of two of a group one is right."""
+    ids = np.random.default_rng(number).integers(0, _VOCABULARY, 2 * _TOKENS).tolist()
+    episode = written_episode(ids, [False] * _TOKENS + [True] * _TOKENS)
+    reward = float(number % 2)
+    turn = Turn(_TOKENS, 2 * _TOKENS, reward, "stop", limit=_TOKENS)
+    verdict = Verdict(reward, Outcome.CORRECT if reward else Outcome.WRONG, "random")
+    return replace(episode, group_id=number // 2, turns=(turn,), verdict=verdict)
 
 
 # What was found.
@@ -132,8 +154,7 @@ class Figures:
     megabytes: list[float]
 
     @classmethod
-    def of(cls, algorithm: Algorithm, found: Iterable[Mapping[str, Any]]) -> Figures:
-        runs = [run for run in found if run.get("algorithm") == algorithm.name]
+    def of(cls, algorithm: Algorithm, runs: Sequence[Mapping[str, Any]]) -> Figures:
         curves = [[Point(**point) for point in run["curve"]] for run in runs]
         return cls(algorithm, curves, [run["megabytes"] for run in runs])
 
@@ -198,34 +219,56 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
 
 def text(options: Options, figures: Sequence[Figures], memory: Mapping[str, Any], episodes: Sequence[Credited]) -> str:
     """The section of docs/learners.md."""
-    sizes, grpo, ppo = options.sizes, memory["grpo"], memory["ppo"]
-    seeds = ", ".join(map(str, options.seeds))
+    sizes, seeds = options.sizes, ", ".join(map(str, options.seeds))
+    setting = (
+        f"`python benchmarks/algorithms.py`: verigym/Calculator-v0, warm starts of {sizes.warm_steps} supervised "
+        f"steps, seeds {seeds} (mean, lowest to highest), at most {sizes.budget} episodes played by each (a fork is "
+        f"one too), {options.threads} threads, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
+        "held-out tasks; seconds leave evaluations out. The offline learners play the whole budget and then learn "
+        "from what is stored. " + " ".join(f"{a.title}: {_settings(a)}." for a in ALGORITHMS)
+    )
+    credit = (
+        "Credit: a right episode and a wrong one of the same task, played when PPO's critic had warmed up. PPO's "
+        "advantage of a token is the return less what the critic expected before it (learning then whitens it over "
+        "the batch); GRPO's is one number for the episode."
+    )
     return "\n\n".join(
         [
-            f"`python benchmarks/algorithms.py`: verigym/Calculator-v0, warm starts of {sizes.warm_steps} supervised "
-            f"steps, seeds {seeds} (mean, lowest to highest), at most {sizes.budget} episodes played by each (a fork "
-            f"is one too), {options.threads} threads, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
-            "held-out tasks; seconds leave evaluations out. The offline learners play the whole budget with the warm "
-            "start and then learn from what is stored; their settings were chosen on another seed.",
+            paragraph(setting),
             table([head(options.goal), *(found.row(options.goal) for found in figures)]),
             "![pass rate against episodes, tokens and seconds](learners/algorithms.png)",
-            f"Memory: of a model of {grpo['parameters'] / 1e6:.0f} M parameters in float32 (two steps, a process of "
-            f"its own), the peak above that after start is {grpo['megabytes']:.0f} MB with GRPO and "
-            f"{ppo['megabytes']:.0f} MB with PPO, whose critic has a trunk, gradients and moments of its own: "
-            f"{ppo['megabytes'] / grpo['megabytes']:.2f} times as much.",
-            "Credit: a right episode and a wrong one of the same task, played when PPO's critic had warmed up. PPO's "
-            "advantage of a token is what the critic had not expected before it (whitened over the batch); GRPO's is "
-            "one number for the episode.",
+            paragraph(_of_memory(**memory)),
+            paragraph(credit),
             "![advantage of each token](learners/credit.png)",
             as_table(episodes),
         ]
     )
 
 
+def _settings(algorithm: Algorithm) -> str:
+    if algorithm.recipe is None:
+        return ", ".join(
+            f"{name} {value:g}" for name, value in algorithm.settings.items() if name != "checkpoint_every"
+        )
+    changes = [f"{name} {value}" for section in algorithm.settings.values() for name, value in section.items()]
+    return ", ".join([f"`recipes/{algorithm.recipe}`", *changes])
+
+
+def _of_memory(grpo: Mapping[str, float], ppo: Mapping[str, float]) -> str:
+    return (
+        f"Memory: of a learner without an engine (two steps of {_EPISODES} episodes, a model of "
+        f"{grpo['parameters'] / 1e6:.0f} M parameters in float32, a process of its own), the peak above that after "
+        f"start is {grpo['megabytes']:.0f} MB with GRPO and {ppo['megabytes']:.0f} MB with PPO, whose critic has a "
+        "trunk, gradients and moments of its own: "
+        f"{ppo['megabytes'] / grpo['megabytes']:.2f} times as much. The peaks in the table are those of "
+        "whole runs of the tiny model: most of it is the engine's."
+    )
+
+
 def report(options: Options, found: Mapping[str, Any]) -> None:
     """Pictures, figures.json and table.md of all jobs."""
     output = options.output
-    figures = [Figures.of(algorithm, found.values()) for algorithm in ALGORITHMS]
+    figures = [Figures.of(a, [found[f"{a.name}-{seed}"] for seed in options.seeds]) for a in ALGORITHMS]
     memory = {name: found[f"memory-{name}"] for name in ("grpo", "ppo")}
     episodes = [Credited(**episode) for episode in found["credit"]]
     pictures = [output / "algorithms.png", output / "credit.png"]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 from _curves import CALCULATOR, Algorithm, Sizes, online_config, points, warm_start
-from _report import Jobs, new_figure, table, write_docs
+from _report import Jobs, new_figure, paragraph, table, write_docs
 
 from verigym.agents.episode import Episode
 from verigym.agents.learners.pairs import Pair
@@ -230,13 +230,16 @@ def text(options: Options, found: Mapping[str, Any]) -> str:
     """The section of docs/learners.md."""
     sizes, model = options.sizes, found["reward-model"]
     held, alone = model["held_out"], found["model"]
+    setting = (
+        f"`python benchmarks/reward_hacking.py`: verigym/Calculator-v0, seed {options.seed}. A reward model of "
+        f"{model['train']['pairs']} pairs from {model['tasks']} tasks of the warm start's episodes; then "
+        f"{sizes.steps} steps of PPO with {sizes.groups * sizes.group_size} episodes each, once on its reward "
+        f"alone, once on (math + {WEIGHT:g} reward model) / {1 + WEIGHT:g}. Every episode of the steps below was "
+        "played again before the true verifier. Hacked is an episode that is wrong and has a reward above 0.5."
+    )
     return "\n\n".join(
         [
-            f"`python benchmarks/reward_hacking.py`: verigym/Calculator-v0, seed {options.seed}. A reward model of "
-            f"{model['train']['pairs']} pairs from {model['tasks']} tasks of the warm start's episodes; then "
-            f"{sizes.steps} steps of PPO with {sizes.groups * sizes.group_size} episodes each, once on its reward "
-            f"alone, once on (math + {WEIGHT:g} reward model) / {1 + WEIGHT:g}. Every episode of the steps below was "
-            "played again before the true verifier. Hacked is an episode that is wrong and has a reward above 0.5.",
+            paragraph(setting),
             "![the reward model's reward beside the truth](learners/reward_hacking.png)",
             _progress(found),
             _ranking(held, alone["calibration"]),
