@@ -261,7 +261,7 @@ def _of_memory(grpo: Mapping[str, float], ppo: Mapping[str, float]) -> str:
         f"start is {grpo['megabytes']:.0f} MB with GRPO and {ppo['megabytes']:.0f} MB with PPO, whose critic has a "
         "trunk, gradients and moments of its own: "
         f"{ppo['megabytes'] / grpo['megabytes']:.2f} times as much. The peaks in the table are those of "
-        "whole runs of the tiny model: most of it is the engine's."
+        "whole runs of the tiny model, with its engine."
     )
 
 
