@@ -37,7 +37,7 @@ from verigym.training import train
 from verigym.verifiers.verdict import Outcome
 
 PPO = Algorithm("ppo", "PPO", {}, recipe="calculator_ppo.yaml")
-FULL = Sizes(steps=40)
+FULL = Sizes(steps=30)
 QUICK = Sizes(warm_steps=100, demonstrations=1024, steps=14, groups=8, eval_every=7, eval_tasks=64)
 REWARD_MODEL = {"samples": 8, "lr": 3e-4, "epochs": 2, "batch_size": 64}
 WEIGHT = 0.2
