@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Engine, Request, Sampling
 from verigym.agents.episode import derive_seed
+from verigym.agents.lora import ADAPTER, checkpoint_state, has_adapter, save_adapter
 from verigym.tasks.errors import ConfigError, EngineError
 
 
@@ -91,10 +92,13 @@ def load_checkpoint(kind: Any, path: str | Path, *, dtype: torch.dtype = torch.f
 
 
 def save_checkpoint(path: str | Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
-    """Writes an ordinary transformers checkpoint."""
+    """Writes an ordinary transformers checkpoint; of a model with an adapter the merged one, and the adapter beside."""
+    adapted = has_adapter(model)
     with without_progress_bars():
-        model.save_pretrained(path)
+        model.save_pretrained(path, state_dict=checkpoint_state(model) if adapted else None)
         tokenizer.save_pretrained(path)
+    if adapted:
+        save_adapter(model, Path(path) / ADAPTER)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from verigym.agents.attention import PackedLayout
 from verigym.agents.engines.engine import Engine, Request, Sampling
 from verigym.agents.learners.losses import token_logprobs
+from verigym.agents.lora import Weight, checkpoint_weights
 from verigym.tasks.errors import SyncError
 
 # The engine must follow the learner's change to this part of it.
@@ -63,7 +64,8 @@ _EXACT, _ROUNDED = _Precision(noise=2e-6, gap=1e-3), _Precision(noise=1e-2, gap=
 class WeightSync:
     """Sends weights to an engine and proves that they arrived.
 
-    At the start `prove_each` perturbs every tensor in turn: the engine's scores must follow the learner's. After
+    At the start `prove_each` perturbs every tensor in turn: the engine's scores must follow the learner's. The engine
+    gets the tensors of an ordinary checkpoint: one with an adapter merged into it is perturbed through either. After
     each `send` the change of the engine's scores on the probe tokens, since the last proven version, is regressed
     on the learner's: the slope must be near 1, and little of the change may lie beside it. The noise is the
     difference between the two at the proven version. A change from which it leaves no slope to be told proves
@@ -73,7 +75,7 @@ class WeightSync:
     """
 
     def __init__(self, model: PreTrainedModel, engine: Engine, *, probes: int = 8, length: int = 24) -> None:
-        self.model, self.engine = model, engine
+        self.model, self.engine, self.weights = model, engine, checkpoint_weights(model)
         vocabulary = model.config.get_text_config().vocab_size
         self.probes: list[list[int]] = np.random.default_rng(0).integers(0, vocabulary, (probes, length)).tolist()
         self.unproven = 0
@@ -96,10 +98,11 @@ class WeightSync:
         few = self.probes[:2]  # enough for nearly all tensors, at a fraction of the cost
         few_before, before = self._score(few), self._score(self.probes)
         unseen = [
-            name
-            for name, tensor in self._tensors()
-            if not self._follows(name, tensor, few, few_before, 1.0)
-            and not self._follows(name, tensor, self.probes, before, 4.0)
+            weight.name
+            for weight in self.weights
+            for part in weight.parts
+            if not self._follows(weight, part, few, few_before, 1.0)
+            and not self._follows(weight, part, self.probes, before, 4.0)
         ]
         if not _norm(self._score(self.probes).engine - before.engine) < self._precision.noise * _NOISE_MARGIN:
             raise SyncError("the engine's scores do not come back when perturbed tensors are restored")
@@ -125,35 +128,35 @@ class WeightSync:
         self.unproven = int(state["unproven"])
         self._proven = _Scores(np.array(state["learner"]), np.array(state["engine"]))
 
-    def _follows(self, name: str, tensor: Tensor, probes: Sequence[Sequence[int]], before: _Scores, by: float) -> bool:
-        """Whether a perturbation of the tensor shows; raises SyncError if the engine does not follow it."""
-        with self._perturbed(name, tensor, by):
+    def _follows(
+        self, weight: Weight, part: Sequence[Tensor], probes: Sequence[Sequence[int]], before: _Scores, by: float
+    ) -> bool:
+        """Whether a perturbation of the tensors shows; raises SyncError if the engine does not follow it."""
+        with self._perturbed(weight, part, by):
             after = self._score(probes)
-        return self._compare(before, after, f"the engine does not follow the tensor '{name}'")[1]
+        return self._compare(before, after, f"the engine does not follow the tensor '{weight.name}'")[1]
 
     @contextmanager
-    def _perturbed(self, name: str, tensor: Tensor, by: float) -> Iterator[None]:
-        """Noise on one tensor on both sides; afterwards the learner's is the same to the bit."""
-        kept = tensor.detach().clone()
-        generator = torch.Generator(tensor.device).manual_seed(0)
-        scale = by * (0.1 * float(kept.float().std(correction=0)) + 0.05)
-        noise = torch.randn(tensor.shape, generator=generator, device=tensor.device) * scale
+    def _perturbed(self, weight: Weight, part: Sequence[Tensor], by: float) -> Iterator[None]:
+        """Noise on part of a weight on both sides; afterwards the learner's is the same to the bit."""
+        kept = [tensor.detach().clone() for tensor in part]
         try:
-            with torch.no_grad():
-                tensor.add_(noise.to(tensor.dtype))
-            self.engine.update_weights([(name, tensor)], self.engine.version)
+            for tensor in part:
+                _add_noise(tensor, by)
+            self.engine.update_weights([(weight.name, weight.value())], self.engine.version)
             yield
         finally:
             with torch.no_grad():
-                tensor.copy_(kept)
-            self.engine.update_weights([(name, tensor)], self.engine.version)
+                for tensor, before in zip(part, kept, strict=True):
+                    tensor.copy_(before)
+            self.engine.update_weights([(weight.name, weight.value())], self.engine.version)
 
     def _prove_caches(self) -> None:
         """Plays turns before and after an update: those after it must have the scores of the new weights."""
         embedding = self.model.get_input_embeddings().weight
-        name = next(name for name, tensor in self._tensors() if tensor is embedding)
+        weight = next(weight for weight in self.weights if weight.tensor is embedding)
         half, sampling = len(self.probes[0]) // 2, Sampling(4)
-        with self._perturbed(name, embedding, 1.0):
+        with self._perturbed(weight, [embedding], 1.0):
             requests = [Request(i, i, probe[:half], i, sampling) for i, probe in enumerate(self.probes)]
             turns = self.engine.run(requests)
         played = [
@@ -186,8 +189,9 @@ class WeightSync:
             )
         return slope, proven
 
-    def _tensors(self) -> list[tuple[str, Tensor]]:
-        return list(self.model.named_parameters())
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """One merged tensor at a time."""
+        return ((weight.name, weight.value()) for weight in self.weights)
 
     @property
     def _precision(self) -> _Precision:
@@ -207,6 +211,14 @@ class WeightSync:
         output = self.model(input_ids=flat[None], position_ids=layout.position_ids, layout=layout, use_cache=False)
         logprobs = token_logprobs(output.logits[0], flat.roll(-1), 1.0).double().cpu().numpy()
         return [part[:-1] for part in np.split(logprobs, np.cumsum(lengths)[:-1])]
+
+
+@torch.no_grad()
+def _add_noise(tensor: Tensor, by: float) -> None:
+    scale = by * (0.1 * float(tensor.float().std(correction=0)) + 0.05)
+    generator = torch.Generator(tensor.device).manual_seed(0)
+    noise = torch.randn(tensor.shape, generator=generator, device=tensor.device) * scale
+    tensor.add_(noise.to(tensor.dtype))
 
 
 def _norm(values: NDArray[np.float64]) -> float:

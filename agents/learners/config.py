@@ -8,6 +8,22 @@ from verigym.tasks.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters: the policy's own weights stay as they are, and only the adapters learn."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights and needs no peft (pip install 'verigym[lora]')."""
+    alpha: float = 32.0
+    """What the adapters add is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Linear layers to adapt, by the last part of their names, such as q_proj; default: all but the head."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not 0 < self.alpha < math.inf:
+            raise ConfigError("lora: rank must be at least 0 and alpha above 0")
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """What every policy-gradient learner is told."""
 

@@ -49,8 +49,8 @@ class GRPO(PolicyLearner):
         batches = self._minibatches(episodes, advantages)
         if len(batches) > 1:
             batches = [replace(batch, old_logprobs=self._logprobs(self.model, batch)) for batch in batches]
-        if self.reference is not None:
-            batches = [replace(batch, ref_logprobs=self._logprobs(self.reference, batch)) for batch in batches]
+        if self.config.kl_coefficient > 0:
+            batches = [replace(batch, ref_logprobs=self._reference_logprobs(batch)) for batch in batches]
         seen: list[Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
         metrics = self._metrics(seen)

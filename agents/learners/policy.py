@@ -37,6 +37,7 @@ from verigym.agents.learners.losses import (
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.schedules import adapt_kl_coefficient, lr_schedule
 from verigym.agents.learners.scoring import Entropies, score_tokens
+from verigym.agents.lora import adapter_off, has_adapter
 from verigym.tasks.errors import ConfigError
 
 
@@ -71,7 +72,8 @@ class PolicyLearner(ABC):
 
     Args:
         model: trained in place, in its own precision; dropout stays off.
-        reference: frozen; needed if and only if `config.kl_coefficient` is above 0.
+        reference: frozen; needed if and only if `config.kl_coefficient` is above 0 and `model` has no adapter: of one
+            that has, the reference is the model with the adapter switched off.
         temperature: the sampler's, which also divides the learner's logits.
         max_policy_tokens: the budget of policy tokens per episode, for the dr_grpo reduction.
         steps: the run's, of which each is one `update`; a learning rate that falls needs to know.
@@ -91,8 +93,8 @@ class PolicyLearner(ABC):
         steps: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        if (reference is not None) != (config.kl_coefficient > 0):
-            raise ConfigError("a reference model goes with kl_coefficient > 0, and only with it")
+        if (reference is not None) != (config.kl_coefficient > 0 and not has_adapter(model)):
+            raise ConfigError("a reference model goes with kl_coefficient > 0 and no adapter, and only with them")
         for network in (model, *([reference] if reference is not None else [])):
             install(network)
             check_packing(network)
@@ -268,6 +270,13 @@ class PolicyLearner(ABC):
         for micro in batch.micro_batches(self.settings.tokens_per_forward, model.device):
             found |= micro.split(self._scores(model, micro, "none")[0])
         return [found[i] for i in range(len(batch.episodes))]
+
+    def _reference_logprobs(self, batch: Sequences) -> list[Values]:
+        """Those under the reference model."""
+        if self.reference is not None:
+            return self._logprobs(self.reference, batch)
+        with adapter_off(self.model):
+            return self._logprobs(self.model, batch)
 
     @property
     def _entropies(self) -> Entropies:

@@ -122,10 +122,10 @@ class PPO(PolicyLearner):
         arXiv:2009.01325).
         """
         rewards = [self._turn_rewards(episode) for episode in batch.episodes]
-        if self.reference is None or not rewards:
+        if self.config.kl_coefficient == 0 or not rewards:
             return rewards, 0.0
         kl = list[Values]()
-        for reward, old, ref in zip(rewards, old_logprobs, self._logprobs(self.reference, batch), strict=True):
+        for reward, old, ref in zip(rewards, old_logprobs, self._reference_logprobs(batch), strict=True):
             here, there = torch.from_numpy(old), torch.from_numpy(ref)
             reward -= self.kl_coefficient * kl_estimate(here, there, "k1").numpy()
             kl.append(kl_estimate(here, there, "k3").numpy())

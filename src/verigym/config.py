@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from verigym.agents.learners.config import GRPOConfig, PolicyConfig, PPOConfig
+from verigym.agents.learners.config import GRPOConfig, LoRAConfig, PolicyConfig, PPOConfig
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, UnknownNameError
 
@@ -44,6 +44,8 @@ class TrainConfig:
     """The settings of grpo."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """The settings of ppo."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Train adapters in the place of all weights."""
     temperature: float = 1.0
     """Sampling temperature; it divides the learner's logits too."""
     max_new_tokens: int = 1024

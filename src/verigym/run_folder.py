@@ -114,7 +114,7 @@ class RunFolder:
         save_checkpoint(writing, model, tokenizer)
         if state is not None:
             torch.save(dict(state), writing / "state.pt")
-        for path in writing.iterdir():
+        for path in writing.rglob("*"):
             _flush_to_disk(path)
         replaced = self.checkpoints_path / f".writing-old-{name}"
         if target.exists():

@@ -28,6 +28,7 @@ from verigym.evaluation import Evaluation, summarise
 from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
 from verigym.run_folder import RunFolder
+from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
 from verigym.verifiers.verdict import Outcome
@@ -88,7 +89,7 @@ class Trainer:
         device = resolve_device(config.device)
         low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
         self.tokenizer, chat = load_chat(source)
-        self.model = load_model(source, device=device)
+        self.model = load_policy(config, self.folder, device, resume=state is not None)
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = TransformersEngine(load_model(source, dtype=engine_dtype, device=device), slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
@@ -102,7 +103,7 @@ class Trainer:
         self.learner = self._make_learner(
             source,
             device,
-            reference=self._reference(state is not None, device) if config.policy.kl_coefficient > 0 else None,
+            reference=load_reference(config, self.folder, device, resume=state is not None),
             temperature=config.temperature,
             max_policy_tokens=_policy_token_budget(config),
             steps=config.steps,
@@ -251,13 +252,15 @@ class Trainer:
 
     def _saved_state(self) -> dict[str, Any] | None:
         """The state to go on from; None if the run was killed before its first checkpoint and starts over."""
-        self.folder.read_config()
+        config = build(TrainConfig, self.folder.read_config(), "config.yaml")
         if not self.folder.has_checkpoint():
             return None
         state: dict[str, Any] = torch.load(self.folder.latest() / "state.pt", weights_only=True, map_location="cpu")
+        if config.lora != self.config.lora:
+            raise ConfigError(f"the run began with {config.lora}; of a run that goes on it cannot change")
         if self.config.steps < state["step"]:
             raise ConfigError(f"the run has done {state['step']} steps already; steps is {self.config.steps}")
-        if self.config.policy.kl_coefficient > 0 and not (self.folder.checkpoints_path / "reference").exists():
+        if self.config.policy.kl_coefficient > 0 and not reference_path(self.folder).exists():
             raise ConfigError("the run began without a KL loss and kept no reference model; start a new one")
         return state
 
@@ -270,14 +273,6 @@ class Trainer:
             return GRPO(self.model, self.config.grpo, **options)
         critic = load_scalar_model(source, device=device, trained=False)
         return PPO(self.model, self.config.ppo, critic=critic, seed=self.config.seed, **options)
-
-    def _reference(self, resume: bool, device: str) -> Any:
-        """The frozen model that training started from, kept in the run folder for resuming."""
-        path = self.folder.checkpoints_path / "reference"
-        if not resume:
-            tokenizer, _ = load_chat(self.config.model)
-            self.folder.save("reference", load_model(self.config.model), tokenizer)
-        return load_model(path, device=device).requires_grad_(False)
 
     def _collector(self, specs: Sequence[Any], *, snapshots: bool = False) -> Collector:
         return Collector(
