@@ -83,6 +83,10 @@ class PolicyConfig:
     """Optimizer steps per pass over a batch; each takes whole episodes."""
     tokens_per_forward: int = 8192
     """Tokens of one forward and backward; gradients accumulate and do not depend on it."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each layer, and compute layers again for the gradient: less memory, a forward more."""
+    compile: bool = False
+    """Compile the learner's layers, which needs a C++ compiler: some time at the start, less at each step."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     adam_beta2: float = 0.95

@@ -18,6 +18,7 @@ from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_statistics, informative_groups, overlong_penalty
 from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing
 from verigym.agents.learners.config import PolicyConfig
+from verigym.agents.learners.layers import compile_layers, recompute_layers
 from verigym.agents.learners.losses import (
     KLKind,
     cispo_loss,
@@ -97,11 +98,20 @@ class PolicyLearner(ABC):
             raise ConfigError("a reference model goes with kl_coefficient > 0 and no adapter, and only with them")
         for network in (model, *([reference] if reference is not None else [])):
             install(network)
-            check_packing(network)
+            self._prepare(network, config)
         self.model, self.reference, self.settings = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.steps, self.kl_coefficient = steps, config.kl_coefficient
         self.optimizer = self._optimizer(model, config.lr)
+
+    @staticmethod
+    def _prepare(network: PreTrainedModel, config: PolicyConfig) -> None:
+        """How the layers of a model, or of a critic's trunk, run; and that packed episodes do not meet in them."""
+        if config.compile:
+            compile_layers(network)
+        if config.gradient_checkpointing:
+            recompute_layers(network)
+        check_packing(network)
 
     @abstractmethod
     def advantages(self, episodes: Sequence[Episode]) -> Any:

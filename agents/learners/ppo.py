@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from verigym.agents.episode import Episode, Truncation, derive_seed
 from verigym.agents.learners.advantages import generalized_advantages, whiten
-from verigym.agents.learners.batch import MicroBatch, Sequences, Values, check_packing
+from verigym.agents.learners.batch import MicroBatch, Sequences, Values
 from verigym.agents.learners.config import PPOConfig
 from verigym.agents.learners.losses import kl_estimate, value_loss
 from verigym.agents.learners.policy import Forward, PolicyLearner, Step
@@ -51,7 +51,7 @@ class PPO(PolicyLearner):
         self, model: PreTrainedModel, config: PPOConfig, *, critic: ScalarModel, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(model, config, **options)
-        check_packing(critic.trunk)
+        self._prepare(critic.trunk, config)
         self.config, self.critic, self.seed, self.updates = config, critic, seed, 0
         self.critic_optimizer = self._optimizer(critic, config.critic_lr)
 

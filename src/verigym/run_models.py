@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from verigym.agents.agent import load_chat, load_model
 from verigym.agents.episode import derive_seed
+from verigym.agents.learners.layers import require_compiler
 from verigym.agents.lora import ADAPTER, add_adapter, load_adapter
 from verigym.config import TrainConfig
 from verigym.run_folder import RunFolder
@@ -16,6 +17,8 @@ from verigym.run_folder import RunFolder
 def load_policy(config: TrainConfig, folder: RunFolder, device: str, *, resume: bool) -> PreTrainedModel:
     """The model that learns. One with an adapter goes on from the weights that the run began with: merged ones are
     rounded."""
+    if config.policy.compile:
+        require_compiler(device)
     source = folder.latest() if resume else config.model
     if not config.lora.rank:
         return load_model(source, device=device)
