@@ -86,7 +86,7 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     """Keep only what enters each layer, and compute layers again for the gradient: less memory, a forward more."""
     compile: bool = False
-    """Compile the learner's layers, which needs a C++ compiler: some time at the start, less at each step."""
+    """Compile the learner's layers, which needs a C++ compiler: time at the start, less memory at each step."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     adam_beta2: float = 0.95
