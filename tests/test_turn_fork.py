@@ -117,12 +117,12 @@ def test_forks_are_planned_where_the_group_has_too_few_continuations() -> None:
     episodes = [make_episode("ab", (0, 1)), make_episode("ac", (0, 0)), make_episode("de", (0, 0))]
     broken = make_episode("fg", (0, 0), judged=False)
     plans = [Plan(0, "t", 0, 0, seed) for seed in range(4)]
-    forks = plan_forks(plans, [*episodes, broken], 2)
+    forks = plan_forks(list(zip(plans, [*episodes, broken], strict=True)), 2)
     # the first state has two others for each; after "a" one other, so one fork; after "d" none, so two
     assert [(plan.start.turn, plan.start.snapshot["before"]) for plan in forks] == [(1, "a"), (1, "d"), (1, "d")]
     assert [plan.start.token_ids.tolist() for plan in forks[:2]] == [[90, 91, 97, 98, 99], [90, 91, 100, 101, 99]]
     assert len({plan.sampling_seed for plan in [*plans, *forks]}) == 7
-    assert plan_forks(plans[:1], episodes[:1], 3)[0].start.turn == 0  # of a group of one the first turn lacks all
+    assert plan_forks([(plans[0], episodes[0])], 3)[0].start.turn == 0  # of a group of one the first turn lacks all
 
 
 def test_a_count_of_forks_below_one_is_refused() -> None:

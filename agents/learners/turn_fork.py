@@ -36,12 +36,12 @@ def turn_advantages(episodes: Sequence[Episode], returns: Tensor) -> list[Values
     return [_of_tokens(episode, values) for episode, values in zip(episodes, by_turn, strict=True)]
 
 
-def plan_forks(plans: Sequence[Plan], episodes: Sequence[Episode], continuations: int) -> list[Plan]:
+def plan_forks(played: Sequence[tuple[Plan, Episode]], continuations: int) -> list[Plan]:
     """The episodes to play from turns' states, so that each turn has at least so many other continuations.
 
     A state is one for all of its group that reached it by the same tokens. Unscorable episodes are left out.
     """
-    judged = [(plan, e) for plan, e in zip(plans, episodes, strict=True) if not np.isnan(e.reward)]
+    judged = [(plan, episode) for plan, episode in played if not np.isnan(episode.reward)]
     members = Counter(state for _, episode in judged for state in _states(episode))
     forks = []
     for plan, episode in judged:

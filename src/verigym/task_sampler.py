@@ -83,8 +83,8 @@ def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Pl
     plans: list[Plan] = []
     for env, spec in enumerate(specs):
         for task_id in task_ids(spec)[: counts[env]]:
-            seeds = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
-            plans.append(Plan(env, task_id, len(plans), *seeds))
+            reset, sampling = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
+            plans.append(Plan(env, task_id, len(plans), reset, sampling))
     return plans
 
 

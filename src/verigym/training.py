@@ -176,7 +176,7 @@ class Trainer:
             return []
         groups = {episode.group_id for episode in used}
         chosen = [(plan, episode) for plan, episode in zip(plans, played, strict=True) if plan.group_id in groups]
-        planned = plan_forks(*map(list, zip(*chosen, strict=True)), self.config.forks) if chosen else []
+        planned = plan_forks(chosen, self.config.forks)
         forks = self.collector.collect(planned, on_progress=self.display.refresh)
         if forks:
             self._refuse_unjudged(forks)
