@@ -95,7 +95,9 @@ class PolicyLearner(ABC):
         autocast: torch.dtype | None = None,
     ) -> None:
         if (reference is not None) != (config.kl_coefficient > 0 and not has_adapter(model)):
-            raise ConfigError("a reference model goes with kl_coefficient > 0 and no adapter, and only with them")
+            raise ConfigError(
+                "a reference model goes with kl_coefficient > 0, and only with it; a model with an adapter is its own"
+            )
         for network in (model, *([reference] if reference is not None else [])):
             install(network)
             self._prepare(network, config)
