@@ -29,6 +29,10 @@ class VerifierInputError(VerigymError):
     """A gold answer or a task that a verifier cannot judge against (never the submission's fault)."""
 
 
+class SandboxError(VerigymError):
+    """A sandbox that is missing or unsafe here, a job that it cannot take, or a session that has ended."""
+
+
 class EnvUsageError(VerigymError):
     """An environment used outside its contract: wrong action type, step before reset or after the end."""
 
