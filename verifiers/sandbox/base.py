@@ -52,9 +52,7 @@ class Sandbox(ABC):
     isolated: bool
 
     @abstractmethod
-    def run(
-        self, job: Job, *, answer: Answer | None = None, cancelled: threading.Event | None = None
-    ) -> SandboxResult:
+    def run(self, job: Job, *, answer: Answer | None = None, cancelled: threading.Event | None = None) -> SandboxResult:
         """Runs the job; waits, in the order of arrival, for a worker.
 
         Args:

@@ -1,0 +1,45 @@
+"""The backend without isolation: child processes under rlimits, for code that you trust and for platforms without more.
+
+Contained: CPU and wall time, memory of each process, output, leftover processes and files of a job that does not hide.
+Not contained: the network, the host's files, other processes of the same user, anything that means harm.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from verigym.verifiers.sandbox.job import Limits
+from verigym.verifiers.sandbox.link import ProcessTransport
+from verigym.verifiers.sandbox.pool import PooledSandbox
+from verigym.verifiers.sandbox.worker import ENVIRONMENT, PYTHON_ARGUMENTS, Worker
+
+
+class ProcessSandbox(PooledSandbox):
+    """Fork servers that are plain child processes."""
+
+    name = "process"
+    reason = "rlimits only: for code that you trust"
+    isolated = False
+
+    def __init__(self, workers: int | None = None) -> None:
+        super().__init__(workers)
+        self.start()
+
+    def launch(self, capacity: Limits) -> Worker:
+        process = subprocess.Popen(
+            [sys.executable, *PYTHON_ARGUMENTS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+            bufsize=0,
+        )
+        transport = ProcessTransport(process)
+        try:
+            return Worker(transport, {"confinement": "process"}, capacity)
+        except BaseException:
+            transport.kill()
+            raise
