@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox.base import Answer, Sandbox, Session
@@ -44,8 +45,8 @@ class PooledSandbox(Sandbox):
     def launch(self, capacity: Limits) -> Worker:
         """A new worker with room for such limits. Raises WorkerFailed or OSError."""
 
-    def start(self) -> None:
-        """Starts one worker, so that what does not work here says so now. Raises SandboxError."""
+    def start(self) -> dict[str, Any]:
+        """Starts one worker, so that what does not work here says so now: what it tells of itself. Raises SandboxError."""
         try:
             worker = self._new_worker(Limits())
         except (WorkerFailed, OSError) as error:
@@ -53,6 +54,7 @@ class PooledSandbox(Sandbox):
             raise SandboxError(f"sandbox '{self.name}' does not start: {error}") from error
         self._count = 1
         self._give(worker)
+        return worker.about
 
     def run(self, job: Job, *, answer: Answer | None = None, cancelled: threading.Event | None = None) -> SandboxResult:
         try:
