@@ -72,10 +72,15 @@ class Confinement:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
+        self._directory = ""
         self._filter = bytes.fromhex(config.get("filter", ""))
         self._cpu_file = next((path for path in config.get("cpu_files", ()) if os.access(path, os.R_OK)), "")
         self._oom_file = next((path for path in config.get("oom_files", ()) if os.access(path, os.R_OK)), "")
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a job orphans becomes our child: no child, no process left
+        self.take_own_memory()
+
+    def take_own_memory(self) -> None:
+        """What every job's process has of the server's, which is not the job's."""
         self._base_rss, self._base_address_space = _own_memory()
 
     def holds(self) -> dict[str, str]:
@@ -107,6 +112,7 @@ class Confinement:
         _set_limit(resource.RLIMIT_CORE, 0)
         _set_limit(resource.RLIMIT_NOFILE, 256)
         _set_limit(resource.RLIMIT_MEMLOCK, 0)
+        _set_limit(resource.RLIMIT_MSGQUEUE, 0)  # a queue is a file too where its file system is mounted
         if processes:
             _set_limit(resource.RLIMIT_NPROC, limits["processes"])
 
@@ -170,7 +176,9 @@ class Confinement:
 
     def clean(self) -> None:
         """Removes what the job left on disk. Raises OSError for what stays."""
-        _remove(self._directory)
+        if self._directory:
+            _remove(self._directory)
+            self._directory = ""
 
 
 class Namespaces(Confinement):
@@ -233,6 +241,7 @@ class Users(Confinement):
         super().__init__(config)
         self._user = int(config["first_user"])
         _prctl(_PR_SET_DUMPABLE, 0)
+        os.chmod("/tmp", 0o1777)  # the engine gives a mount the mode of the image's folder
 
     def spawn(self) -> int:
         self._user += 1

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import select
+import signal
 import struct
 import sys
 import time
@@ -36,8 +37,10 @@ def main(config: dict[str, Any]) -> None:
     loaded = _preload(config["preload"])
     gc.collect()
     gc.freeze()
+    confinement.take_own_memory()
     about = {"version": sys.version.split()[0], "user": os.getuid(), "loaded": loaded, **confinement.holds()}
     _send(b"h", json.dumps(about).encode())
+    signal.signal(signal.SIGTERM, _be_asked_to_end)
     try:
         while True:
             kind, size = _receive()
@@ -52,6 +55,10 @@ def main(config: dict[str, Any]) -> None:
 
 class _SupervisorGone(Exception):  # noqa: N818
     """The supervisor's end of the pipes is closed."""
+
+
+def _be_asked_to_end(*_: Any) -> None:
+    raise _SupervisorGone
 
 
 def _preload(names: list[str]) -> list[str]:
@@ -158,6 +165,7 @@ class _Watch:
         self._finish(started)
 
     def _become_job(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             for target, source in enumerate(
                 (self._requests_reader, self._out.writer, self._err.writer, self._results.writer)

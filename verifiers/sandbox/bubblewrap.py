@@ -8,10 +8,12 @@ Not contained: reading the host's /usr (programs and libraries); a flaw of the k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -48,7 +50,9 @@ class BubblewrapSandbox(PooledSandbox):
         threading.Thread(target=Cgroup.remove_orphans, daemon=True).start()
         self._python = self._find_python()
         about = self.start()
-        self.reason = f"bubblewrap with Python {about['version']}; memory by {about['memory']}, CPU time by {about['cpu']}"
+        self.reason = (
+            f"bubblewrap with Python {about['version']}; memory by {about['memory']}, CPU time by {about['cpu']}"
+        )
 
     def _find_python(self) -> str:
         """An interpreter that runs in there, for a user without rights."""
@@ -57,7 +61,7 @@ class BubblewrapSandbox(PooledSandbox):
             if os.access(python, os.X_OK):
                 self._python = python
                 try:
-                    self.launch(Limits()).kill()
+                    self.launch(Limits()).close()
                 except (WorkerFailed, OSError) as error:
                     refused.append(f"{python}: {error}")
                 else:
@@ -76,7 +80,7 @@ class BubblewrapSandbox(PooledSandbox):
             config = {"confinement": "namespaces", "filter": self._filter.hex(), **cgroup.files()}
             return Worker(transport, config, capacity)
         except BaseException:
-            transport.kill()
+            transport.close()
             raise
 
     def _start_process(self, cgroup: Cgroup) -> tuple[subprocess.Popen[bytes], int]:
@@ -119,8 +123,13 @@ class _Transport(ProcessTransport):
         self.server = server
         self._cgroup = cgroup
 
-    def kill(self) -> None:
-        super().kill()
+    def _end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.server, signal.SIGKILL)  # the first process of its namespace: all in it go too
+        self.process.kill()
+
+    def close(self) -> None:
+        super().close()
         self._cgroup.remove()
 
 
@@ -148,4 +157,3 @@ def _arguments(python: str, cgroup: Cgroup) -> Sequence[str]:
 def _own_python() -> str:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return str(Path(sys.base_prefix, "bin", version))
-

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 import struct
@@ -39,7 +38,9 @@ FIRST_USER = 0x3000_0000  # ids that no account has
 SERVER_BYTES, SERVER_PROCESSES = 32 * MIB, 32  # room for the fork server beside a job
 FAILURES = (DockerException, requests.RequestException, OSError)
 _FILES = {
-    "cpu_files": [f"/sys/fs/cgroup/{name}" for name in ("cpuacct/cpuacct.usage", "cpu,cpuacct/cpuacct.usage", "cpu.stat")],
+    "cpu_files": [
+        f"/sys/fs/cgroup/{name}" for name in ("cpuacct/cpuacct.usage", "cpu,cpuacct/cpuacct.usage", "cpu.stat")
+    ],
     "oom_files": [f"/sys/fs/cgroup/{name}" for name in ("memory/memory.oom_control", "memory.events")],
 }
 
@@ -79,7 +80,7 @@ class DockerSandbox(PooledSandbox):
             config = {"confinement": "users", "filter": self._filter.hex(), "first_user": first_user, **_FILES}
             return Worker(transport, config, capacity)
         except BaseException:
-            transport.kill()
+            transport.close()
             raise
 
     def _create(self, capacity: Limits) -> str:
@@ -132,7 +133,7 @@ class _Container(Transport):
             self._attached = attached
             self._socket: socket.socket = getattr(attached, "_sock", attached)
             self._socket.settimeout(None)
-            self.reader = self.writer = os.dup(self._socket.fileno())
+            self.reader = self.writer = self._socket.fileno()
             self._api.start(container)
         except BaseException:
             with contextlib.suppress(*FAILURES):
@@ -157,12 +158,16 @@ class _Container(Transport):
             if self._killed:
                 return
             self._killed = True
-            os.close(self.reader)
             with contextlib.suppress(OSError):
-                self._attached.close()
-                self._socket.close()
+                self._socket.shutdown(socket.SHUT_RDWR)
             with contextlib.suppress(*FAILURES):
                 self._api.remove_container(self.container, force=True)
+
+    def close(self) -> None:
+        self.kill()
+        with contextlib.suppress(OSError):
+            self._attached.close()
+            self._socket.close()
 
     def last_words(self) -> str:
         lines = self._errors.decode(errors="replace").strip().splitlines()

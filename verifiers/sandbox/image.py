@@ -18,8 +18,20 @@ from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox.docker import FAILURES, IMAGE
 
 BASE = "python:3.12-slim"
-_DOCKERFILE = "FROM {base}\nRUN rm -rf /usr/local/lib/python3*/site-packages/pip* /root /var/cache/* && mkdir -m 700 /root\n"
-_LEFT_OUT = {"test", "tests", "idlelib", "ensurepip", "turtledemo", "lib2to3", "tkinter", "site-packages", "__pycache__"}
+_DOCKERFILE = (
+    "FROM {base}\nRUN rm -rf /usr/local/lib/python3*/site-packages/pip* /root /var/cache/* && mkdir -m 700 /root\n"
+)
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "ensurepip",
+    "turtledemo",
+    "lib2to3",
+    "tkinter",
+    "site-packages",
+    "__pycache__",
+}
 _DEBIAN_LEFT_OUT = ("./var/cache", "./var/lib/apt", "./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./dev")
 
 
@@ -99,7 +111,7 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _add_folder(archive: tarfile.TarFile, name: str) -> None:
     member = tarfile.TarInfo(name)
-    member.type, member.mode = tarfile.DIRTYPE, 0o755
+    member.type, member.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
     archive.addfile(member)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import struct
 import subprocess
 import threading
@@ -37,7 +36,11 @@ class Transport(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """Ends the server and everything in its sandbox. Idempotent."""
+        """Ends the server and everything in its sandbox; whoever reads finds the end. Idempotent, from any thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Kills, and closes the descriptors: only for the thread that used them, since their numbers are given anew."""
 
     @abstractmethod
     def last_words(self) -> str:
@@ -56,24 +59,28 @@ class ProcessTransport(Transport):
 
     def kill(self) -> None:
         with self._lock:
-            if self.process.stdin is None or self.process.stdin.closed:
-                return
-            # a server that isolates takes all of its sandbox with it; one that does not ends its job when the pipe closes
-            self.process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.5)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            for stream in (self.process.stdout, self.process.stderr):
-                if stream is not None:
-                    stream.close()
+            if self.process.poll() is None:
+                self._end()
+                self.process.wait()
+
+    def _end(self) -> None:
+        self.process.terminate()  # upon which the server ends its job
+        try:
+            self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
     def last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
         words = b""
-        if self.process.stderr is not None and not self.process.stderr.closed:
+        if self.process.stderr is not None:
             os.set_blocking(self.process.stderr.fileno(), False)
             words = self.process.stderr.read() or b""
         lines = words.decode(errors="replace").strip().splitlines()

@@ -65,14 +65,16 @@ class PooledSandbox(Sandbox):
         except Cancelled:
             return _failure("the job was called off")
         try:
-            return self._run(job, answer, cancelled)  # once more, in a fresh sandbox
+            return self._run(job, answer, cancelled, fresh=True)
         except (WorkerFailed, OSError) as error:
             return _failure("the sandbox was closed" if self._closed else f"two workers failed: {error}")
         except Cancelled:
             return _failure("the job was called off")
 
-    def _run(self, job: Job, answer: Answer | None, cancelled: threading.Event | None) -> SandboxResult:
-        worker = self._take(job.limits, cancelled)
+    def _run(
+        self, job: Job, answer: Answer | None, cancelled: threading.Event | None, *, fresh: bool = False
+    ) -> SandboxResult:
+        worker = self._take(job.limits, cancelled, fresh)
         try:
             result = worker.run(job, answer, cancelled)
         except BaseException:
@@ -96,23 +98,25 @@ class PooledSandbox(Sandbox):
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            workers = list(self._all)
+            idle, self._idle = self._idle, []
+            busy = self._all.difference(idle)
             self._all.clear()
-            self._idle.clear()
             waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             future.set_result(None)
-        for worker in workers:
+        for worker in busy:
             worker.kill()
+        for worker in idle:
+            worker.close()
         self._launcher.close()
 
     # workers
 
-    def _take(self, limits: Limits, cancelled: threading.Event | None) -> Worker:
+    def _take(self, limits: Limits, cancelled: threading.Event | None, fresh: bool) -> Worker:
         """The worker most lately used, one to start, or, in the order of arrival, the next to be free."""
         worker = self._free_worker(cancelled)
-        if worker is not None and larger(worker.capacity, limits) != worker.capacity:
-            self.discard(worker)  # a job that needs more room than usual
+        if worker is not None and (fresh or larger(worker.capacity, limits) != worker.capacity):
+            self.discard(worker)
             worker = None
         if worker is None:
             try:
@@ -199,14 +203,14 @@ class PooledSandbox(Sandbox):
             if not self._closed:
                 self._all.add(worker)
                 return worker
-        worker.kill()
+        worker.close()
         raise WorkerFailed("the sandbox was closed")
 
     def discard(self, worker: Worker) -> None:
-        """Ends a worker for good."""
+        """Ends a worker for good; for whoever used it last."""
         with self._lock:
             self._all.discard(worker)
-        worker.kill()
+        worker.close()
 
 
 class PooledSession(Session):
@@ -245,7 +249,9 @@ class PooledSession(Session):
 
     def close(self) -> None:
         self._alive = False
-        self._sandbox.discard(self._worker)
+        self._worker.kill()  # a step that runs ends
+        with self._lock:
+            self._sandbox.discard(self._worker)
 
 
 class _Launcher:

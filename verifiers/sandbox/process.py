@@ -41,5 +41,5 @@ class ProcessSandbox(PooledSandbox):
         try:
             return Worker(transport, {"confinement": "process"}, capacity)
         except BaseException:
-            transport.kill()
+            transport.close()
             raise

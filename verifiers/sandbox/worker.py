@@ -15,16 +15,15 @@ from typing import Any
 from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox import _confine, _driver, _server, values
 from verigym.verifiers.sandbox.base import Answer
-from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResult, Status
-from verigym.verifiers.sandbox.link import Cancelled, Link, Transport, WorkerFailed
+from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResult
+from verigym.verifiers.sandbox.link import Link, Transport, WorkerFailed
 from verigym.verifiers.sandbox.outcome import Outcome, Stream
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 10.0  # how much later than a job's wall limit the server's answer may come
 RESULT_BYTES = 16 << 20
 PRELOAD = tuple(
-    "abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools heapq io "
-    "itertools json math numbers operator random re statistics string struct textwrap time typing numpy".split()
+    ["abc", "array", "bisect", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numbers", "operator", "random", "re", "statistics", "string", "struct", "textwrap", "time", "typing", "numpy"]
 )
 
 # Reads so many bytes of Python from its standard input as the first ten bytes say, and runs them.
@@ -90,8 +89,12 @@ class Worker:
         self.about: dict[str, Any] = json.loads(body)
 
     def kill(self) -> None:
-        """Ends the server and all in its sandbox, from any thread."""
+        """Ends the server and all in its sandbox, from any thread: whoever uses it gets WorkerFailed."""
         self.transport.kill()
+
+    def close(self) -> None:
+        """Kills it and frees what it holds; for whoever used it last."""
+        self.transport.close()
 
     def run(self, job: Job, answer: Answer | None, cancelled: threading.Event | None) -> SandboxResult:
         """Runs one job to its proven end. Raises WorkerFailed and Cancelled."""
