@@ -1,4 +1,4 @@
-"""The sandboxes that tests run against: every backend that is installed here; Docker's image is built if it is missing."""
+"""The sandboxes that tests run against: all that are installed here; Docker's image is built if it is missing."""
 
 import shutil
 

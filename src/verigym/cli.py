@@ -20,6 +20,7 @@ COMMANDS = {
     "check": ("check", "Check", "check that environments keep to what every environment promises"),
     "play": ("play", "Play", "play an environment by hand or watch an agent"),
     "verify": ("verify", "Verify", "judge a file of answers"),
+    "sandbox": ("sandbox", "SandboxCommand", "build, examine and clean up sandboxes for untrusted code"),
     "sft": ("sft", "SFT", "warm-start a model on an environment's demonstrations"),
     "train": ("train", "Train", "train an agent from a recipe"),
     "reward-model": ("offline", "RewardModel", "train a reward model on preferences"),

@@ -72,7 +72,7 @@ class Confinement:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._directory = ""
+        self._directory, self._prefix = "", config.get("directory_prefix", "verigym-job-")
         self._filter = bytes.fromhex(config.get("filter", ""))
         self._cpu_file = next((path for path in config.get("cpu_files", ()) if os.access(path, os.R_OK)), "")
         self._oom_file = next((path for path in config.get("oom_files", ()) if os.access(path, os.R_OK)), "")
@@ -92,7 +92,7 @@ class Confinement:
 
     def spawn(self) -> int:
         """Forks the job's process: 0 in it, its process id in the server."""
-        self._directory = tempfile.mkdtemp(prefix="verigym-job-")
+        self._directory = tempfile.mkdtemp(prefix=self._prefix)
         return os.fork()
 
     def enter(self, limits: dict[str, Any]) -> None:

@@ -91,11 +91,13 @@ def _open_standard_streams(stdin: bytes) -> None:
         os.lseek(reader, 0, os.SEEK_SET)
     os.dup2(reader, 0)
     os.close(reader)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]
-        2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
-    )
+    sys.stdin = sys.__stdin__ = _stream(0, "r", errors="surrogateescape")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "w", errors="surrogateescape")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "w", errors="backslashreplace", buffering=1)  # type: ignore[misc]
+
+
+def _stream(descriptor: int, mode: str, **options: Any) -> Any:
+    return open(descriptor, mode, encoding="utf-8", closefd=False, **options)
 
 
 def _module(name: str) -> types.ModuleType:
@@ -107,7 +109,10 @@ def _module(name: str) -> types.ModuleType:
 
 def _compile(source: str, name: str = "main.py") -> types.CodeType:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    return compile(source, name, "exec", dont_inherit=True)
+    try:
+        return compile(source, name, "exec", dont_inherit=True)
+    except MemoryError:  # what the parser says of too deep a nesting
+        raise SyntaxError("too deeply nested to be compiled") from None
 
 
 # a script
@@ -193,10 +198,9 @@ def _call(module: types.ModuleType, call: dict[str, str]) -> None:
 def _find(module: types.ModuleType, path: str) -> Callable[..., Any]:
     found: Any = module
     for name in path.split("."):
+        found = getattr(found, name.removesuffix("()"))
         if name.endswith("()"):
-            found = getattr(found, name[:-2])()
-        else:
-            found = getattr(found, name)
+            found = found()
     if found is module:
         raise AttributeError(path)
     return found  # type: ignore[no-any-return]

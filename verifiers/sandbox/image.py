@@ -94,7 +94,9 @@ def _add_host_python(archive: tarfile.TarFile) -> None:
     archive.add(library, f"usr/local/lib/{version}", filter=_standard_library)
     binaries = [program, *library.glob("lib-dynload/*.so")]
     for path in sorted(_shared_libraries(binaries)):
-        archive.add(os.path.realpath(path), path.lstrip("/"), filter=_as_root)
+        # a library beside Python is found in /lib, whatever folder of the host was written into the program
+        name = f"lib/{Path(path).name}" if path.startswith(sys.base_prefix) else path.lstrip("/")
+        archive.add(os.path.realpath(path), name, filter=_as_root)
 
 
 def _standard_library(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -46,7 +46,7 @@ class PooledSandbox(Sandbox):
         """A new worker with room for such limits. Raises WorkerFailed or OSError."""
 
     def start(self) -> dict[str, Any]:
-        """Starts one worker, so that what does not work here says so now: what it tells of itself. Raises SandboxError."""
+        """Starts one worker, and returns what it tells of itself. Raises SandboxError if that does not work here."""
         try:
             worker = self._new_worker(Limits())
         except (WorkerFailed, OSError) as error:
@@ -255,7 +255,7 @@ class PooledSession(Session):
 
 
 class _Launcher:
-    """One thread that starts all workers of a pool: the kernel ends a child that asked for it with its parent thread."""
+    """The thread that starts a pool's workers, and lives as long: the kernel ends bwrap with its parent thread."""
 
     def __init__(self, name: str) -> None:
         self._queue: queue.SimpleQueue[tuple[Future[Worker], Callable[[], Worker]] | None] = queue.SimpleQueue()

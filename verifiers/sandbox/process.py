@@ -6,13 +6,20 @@ Not contained: the network, the host's files, other processes of the same user, 
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from verigym.verifiers.sandbox.job import Limits
 from verigym.verifiers.sandbox.link import ProcessTransport
+from verigym.verifiers.sandbox.owner import Owner
 from verigym.verifiers.sandbox.pool import PooledSandbox
 from verigym.verifiers.sandbox.worker import ENVIRONMENT, PYTHON_ARGUMENTS, Worker
+
+PREFIX = "verigym-job-"
 
 
 class ProcessSandbox(PooledSandbox):
@@ -39,7 +46,20 @@ class ProcessSandbox(PooledSandbox):
         )
         transport = ProcessTransport(process)
         try:
-            return Worker(transport, {"confinement": "process"}, capacity)
+            return Worker(
+                transport, {"confinement": "process", "directory_prefix": f"{PREFIX}{Owner.current()}-"}, capacity
+            )
         except BaseException:
             transport.close()
             raise
+
+
+def remove_orphans() -> int:
+    """Removes the folders of jobs whose owner was killed before their server could; how many there were."""
+    removed = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not Owner.parse(folder.name.removeprefix(PREFIX).rpartition("-")[0]).alive:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+                removed += 1
+    return removed

@@ -10,7 +10,7 @@ from typing import Any
 from verigym.tasks.errors import SandboxError
 
 # name: (number on x86_64, number on aarch64), -1 where there is none
-_DENIED = {
+DENIED = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -131,7 +131,7 @@ def job_filter(machine: str | None = None) -> bytes:
         _refuse(errno.ENOSYS),
         *_when(_CLONE3[column], [_refuse(errno.ENOSYS)]),  # its flags are out of sight; libc falls back to clone
     ]
-    for numbers in _DENIED.values():
+    for numbers in DENIED.values():
         if numbers[column] >= 0:
             steps += _when(numbers[column], [_refuse()])
     flags = sum(_NAMESPACE_FLAGS)
@@ -164,13 +164,13 @@ def _among(values: tuple[int, ...]) -> list[bytes]:
 
 def docker_profile() -> dict[str, Any]:
     """The same table for a whole container, which holds for its fork server too."""
-    refused: list[dict[str, Any]] = [{"names": sorted(_DENIED), "action": "SCMP_ACT_ERRNO"}]
+    refused: list[dict[str, Any]] = [{"names": sorted(DENIED), "action": "SCMP_ACT_ERRNO"}]
     refused.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS})
     for flag in _NAMESPACE_FLAGS:
         masked = {"index": 0, "value": flag, "valueTwo": flag, "op": "SCMP_CMP_MASKED_EQ"}
         refused.append({"names": ["clone"], "action": "SCMP_ACT_ERRNO", "args": [masked]})
     return {
         "defaultAction": "SCMP_ACT_ALLOW",
-        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"],
         "syscalls": refused,
     }

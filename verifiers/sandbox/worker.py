@@ -22,8 +22,9 @@ from verigym.verifiers.sandbox.outcome import Outcome, Stream
 START_SECONDS = 60.0
 GRACE_SECONDS = 10.0  # how much later than a job's wall limit the server's answer may come
 RESULT_BYTES = 16 << 20
-PRELOAD = tuple(
-    ["abc", "array", "bisect", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math", "numbers", "operator", "random", "re", "statistics", "string", "struct", "textwrap", "time", "typing", "numpy"]
+PRELOAD = (
+    "abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools heapq io "
+    "itertools json math numbers operator random re statistics string struct textwrap time typing numpy"
 )
 
 # Reads so many bytes of Python from its standard input as the first ten bytes say, and runs them.
@@ -73,7 +74,7 @@ def program(config: Mapping[str, Any]) -> bytes:
 
 
 class Worker:
-    """A fork server; used by one thread at a time, but for `kill`. After WorkerFailed or Cancelled it is to be killed."""
+    """A fork server; used by one thread at a time, but for `kill`. After WorkerFailed or Cancelled its end is due."""
 
     def __init__(self, transport: Transport, config: Mapping[str, Any], capacity: Limits) -> None:
         self.capacity = capacity
@@ -82,7 +83,7 @@ class Worker:
         """Why it must not be used again, empty while it may."""
         self.transport = transport
         self._link = Link(transport)
-        self._link.post_raw(program({"preload": PRELOAD, **config}))
+        self._link.post_raw(program({"preload": PRELOAD.split(), **config}))
         kind, body = self._link.next(time.monotonic() + START_SECONDS)
         if kind != b"h":
             raise WorkerFailed("the fork server did not say hello")
