@@ -38,6 +38,7 @@ class PooledSandbox(Sandbox):
         self._waiting: deque[Future[Worker | None]] = deque()
         self._count = 0  # workers that are idle, busy or being started; sessions have workers of their own
         self._all: set[Worker] = set()
+        self._sessions: set[PooledSession] = set()
         self._closed = False
         self._launcher = _Launcher(self.name)
 
@@ -90,10 +91,13 @@ class PooledSandbox(Sandbox):
         limits = limits or Limits()
         try:
             worker = self._new_worker(larger(Limits(), limits))
-            worker.open_session(limits)
         except (WorkerFailed, OSError) as error:
             raise SandboxError(f"no session in sandbox '{self.name}': {error}") from error
-        return PooledSession(self, worker, limits)
+        worker.open_session(limits)
+        session = PooledSession(self, worker, limits)
+        with self._lock:
+            self._sessions.add(session)
+        return session
 
     def close(self) -> None:
         with self._lock:
@@ -101,6 +105,7 @@ class PooledSandbox(Sandbox):
             idle, self._idle = self._idle, []
             busy = self._all.difference(idle)
             self._all.clear()
+            sessions, self._sessions = self._sessions, set()
             waiting, self._waiting = self._waiting, deque()
         for future in waiting:
             future.set_result(None)
@@ -108,6 +113,8 @@ class PooledSandbox(Sandbox):
             worker.kill()
         for worker in idle:
             worker.close()
+        for session in sessions:
+            session.close()
         self._launcher.close()
 
     # workers
@@ -212,6 +219,11 @@ class PooledSandbox(Sandbox):
             self._all.discard(worker)
         worker.close()
 
+    def forget(self, session: PooledSession) -> None:
+        """A session that has ended needs no end from us."""
+        with self._lock:
+            self._sessions.discard(session)
+
 
 class PooledSession(Session):
     """A live interpreter with a worker of its own."""
@@ -244,14 +256,18 @@ class PooledSession(Session):
                 self._alive = False
                 result = _failure(str(error))
         if not self._alive:
-            self._sandbox.discard(self._worker)
+            self._end()
         return result
 
     def close(self) -> None:
         self._alive = False
         self._worker.kill()  # a step that runs ends
         with self._lock:
-            self._sandbox.discard(self._worker)
+            self._end()
+
+    def _end(self) -> None:
+        self._sandbox.forget(self)
+        self._sandbox.discard(self._worker)
 
 
 class _Launcher:

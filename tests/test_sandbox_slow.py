@@ -1,0 +1,69 @@
+"""A soak: twenty thousand jobs, one in a hundred of them hostile, leave full pools, and nothing else."""
+
+import gc
+import os
+import random
+import runpy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from verigym.verifiers.sandbox import Call, Job, Limits, Status
+
+_SANDBOXES = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))
+_OWNER = runpy.run_path(str(Path(__file__).with_name("test_sandbox_owner.py")))
+JOBS = 20_000
+BRIEF = Limits(cpu_seconds=0.1, wall_seconds=5)
+HOSTILE = [
+    "while True:\n    try: os.fork()\n    except OSError: pass",
+    "while True: pass",
+    "x = bytearray(10 << 30)",
+    "x = []\nwhile True: x.append('x' * 100000)",
+    "while True: print('x' * 1000)",
+    "if os.fork() == 0:\n    os.setsid(); time.sleep(600)",
+    "os._exit(0)",
+    "import ctypes; ctypes.string_at(0)",
+    "for i in range(10**6): open(str(i), 'w').close()",
+    "os.mkdir('d'); open('d/x', 'w').close(); os.chmod('d', 0)",
+    "for n in range(256):\n    try: os.write(n, b'R' * 100)\n    except OSError: pass",
+    "os.kill(1, 9)",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _SANDBOXES["ISOLATING"])
+def test_a_soak_leaves_full_pools_and_nothing_else(name):
+    box = _SANDBOXES["make"](name, workers=2)
+    randomness = random.Random(1)
+
+    def run(number):
+        if randomness.random() < 0.01:
+            body = randomness.choice(HOSTILE).replace("\n", "\n    ")
+            result = box.run(Job(f"import os, sys, time\ndef f():\n    {body}\n", calls=(Call("f"),), limits=BRIEF))
+            return result.status is not Status.INFRA_ERROR
+        result = box.run(Job("def f(x): return [x, x + 1]", calls=(Call("f", (number,)),)))
+        return result.status is Status.OK and result.returns[0].value == [number, number + 1]
+
+    def measure():
+        gc.collect()
+        return psutil.Process().memory_info().rss, psutil.Process().num_fds(), psutil.Process().num_threads()
+
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(run, range(500)))
+            memory, descriptors, thread_count = measure()
+            assert all(threads.map(run, range(500, JOBS // len(_SANDBOXES["ISOLATING"]))))
+            after = measure()
+        assert after[0] < memory + (30 << 20)
+        assert after[1] <= descriptors + 8  # a worker that is being replaced just now
+        assert after[2] <= thread_count + 2
+        assert run(-1)
+        with ThreadPoolExecutor(2) as threads:
+            assert all(threads.map(run, range(10)))
+        assert len(box._all) == box._count == 2
+    finally:
+        box.close()
+    assert _OWNER["folders"](os.getpid()) == []
+    assert name != "docker" or _OWNER["containers"](os.getpid()) == []
