@@ -203,8 +203,10 @@ def test_row_7_the_parent_can_be_neither_read_nor_traced(box):
         "import builtins; builtins.len = lambda x: 10**9; builtins.isinstance = lambda *_: True",
         "import sys; sys.settrace(lambda frame, *_: frame.f_locals.clear())",
         "import sys; sys.modules.clear()",
-        "import sys\nfor m in list(sys.modules.values()):\n    if hasattr(m, 'to_text'): m.to_text = lambda v: '{\"a\": 1}'",
-        "import gc\nfor d in gc.get_objects():\n    if isinstance(d, dict) and 'to_text' in d: d['to_text'] = lambda v: 'NaN'",
+        "import sys\nfor m in list(sys.modules.values()):\n"
+        "    if hasattr(m, 'to_text'): m.to_text = lambda v: '{\"a\": 1}'",
+        "import gc\nfor d in gc.get_objects():\n"
+        "    if isinstance(d, dict) and 'to_text' in d: d['to_text'] = lambda v: 'NaN'",
         "import os; os.write = lambda fd, data: len(data)",
         "import struct; struct.pack = lambda *a: b'R\\0\\0\\0\\1'",
     ],
@@ -310,8 +312,8 @@ def test_row_16_a_thread_bomb_is_an_error(box):
     [
         function("x = bytearray(10 << 30)"),
         function("x = []\nwhile True: x.append('x' * 100000)"),
-        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        x = b'x' * (200 << 20)\n        time.sleep(60)\n"
-        "def f(): time.sleep(60)",
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n"
+        "        x = b'x' * (200 << 20)\n        time.sleep(60)\ndef f(): time.sleep(60)",
     ],
 )
 def test_rows_17_and_18_memory_is_limited(box, source):
@@ -414,7 +416,8 @@ for folder in ("/tmp", "/dev/shm", "/dev/mqueue", "/var/tmp", "/dev", "/", "/run
         os.chmod(folder + "/left", 0)
     except OSError:
         pass
-libc.shmget(4242, 4096, 0o1666); libc.msgget(4242, 0o1666); libc.semget(4242, 1, 0o1666); libc.mq_open(b"/left", 0o102, 0o666, 0)
+libc.shmget(4242, 4096, 0o1666); libc.msgget(4242, 0o1666); libc.semget(4242, 1, 0o1666)
+libc.mq_open(b"/left", 0o102, 0o666, 0)
 def f(): pass
 """
     look = """
@@ -427,8 +430,8 @@ def f():
             found += [name for name in os.listdir(folder) if name.startswith("left")]
         except OSError:
             pass
-    keys = libc.shmget(4242, 4096, 0o666), libc.msgget(4242, 0o666), libc.semget(4242, 1, 0o666), libc.mq_open(b"/left", 0)
-    return found, keys
+    keys = libc.shmget(4242, 4096, 0o666), libc.msgget(4242, 0o666), libc.semget(4242, 1, 0o666)
+    return found, (*keys, libc.mq_open(b"/left", 0))
 """
     for _ in range(2):
         assert run(box, leave).status is OK
@@ -483,8 +486,8 @@ def test_row_27_a_program_in_memory_is_refused(box):
 
 
 def test_no_job_has_rights_or_the_servers_user(box):
-    source = "import os\ndef f():\n    try:\n        os.setuid(0)\n    except OSError:\n        return os.getuid(), os.geteuid()"
-    (returned,) = run(box, source).returns
+    body = "try:\n    os.setuid(0)\nexcept OSError:\n    return os.getuid(), os.geteuid()"
+    (returned,) = run(box, function(body)).returns
     assert returned.value[0] == returned.value[1] >= 1000
 
 
@@ -512,7 +515,8 @@ def f():
 @pytest.mark.parametrize(
     "body",
     [
-        "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+        "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
         "return 10 ** 10 ** 9",
         "import re\nreturn re.match('(a+)+$', 'a' * 60 + 'b')",

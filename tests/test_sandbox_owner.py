@@ -188,3 +188,34 @@ def test_bubblewrap_enforces_as_much_for_a_user_who_may_make_no_cgroup():
     os.waitpid(child, 0)
     told = os.read(reader, 10_000).decode()
     assert told.endswith("memory by address space per process and polling, CPU time by polling of /proc"), told
+
+
+# the command line
+
+
+def test_the_command_line_names_its_actions(capsys):
+    from verigym.cli import main
+
+    for arguments in (["sandbox"], ["sandbox", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert all(action in capsys.readouterr().out for action in ("build", "doctor", "clean")[:1])
+    assert main(["sandbox", "bild"]) == 2
+    assert "did you mean 'build'" in capsys.readouterr().err
+    assert main(["sandbox", "build", "--from-host", "--debootstrap"]) == 2
+    assert main(["sandbox", "clean"]) == 0
+    assert capsys.readouterr().out.startswith("removed ")
+
+
+def test_the_doctor_finds_that_what_isolates_enforces_everything(capsys):
+    import json
+
+    from verigym.cli import main
+
+    _SANDBOXES["make"]("docker", workers=1).close()
+    assert main(["sandbox", "doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert {finding["sandbox"] for finding in findings} == set(_SANDBOXES["EVERY"])
+    assert [f for f in findings if f["sandbox"] in _SANDBOXES["ISOLATING"] and not f["enforced"]] == []
+    open_doors = {f["area"] for f in findings if f["sandbox"] == "process" and f["enforced"] is False}
+    assert {"files", "network", "io_uring", "user namespaces"} <= open_doors

@@ -72,7 +72,8 @@ def _prepare(request: dict[str, Any]) -> None:
             file.write(base64.b64decode(content))
     _open_standard_streams(base64.b64decode(request["stdin"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
-    sys.set_int_max_str_digits(0)  # as in any Python before 3.11; CPU time is limited anyway
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)  # as in any Python before 3.11; CPU time is limited anyway
     for name in [name for name in sys.modules if name.split(".")[0] == "verigym"]:
         del sys.modules[name]
     sys.argv = ["main.py"]

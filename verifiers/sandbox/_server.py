@@ -22,6 +22,7 @@ from typing import Any
 from verigym.verifiers.sandbox import _confine, _driver
 
 CHUNK = 1 << 16
+GATHER_SECONDS = 0.004  # so long are small pieces gathered, unless someone waits for them
 TICK_SECONDS, IDLE_TICK_SECONDS = 0.05, 0.5
 PROCESSORS = os.cpu_count() or 1
 NOT_CONFINED = 97  # the exit status of a job's process that could not be shut in
@@ -85,15 +86,16 @@ def _read(size: int) -> bytes:
     return data
 
 
-def _send(kind: bytes, *parts: bytes | memoryview) -> None:
-    head = struct.pack(">cI", kind, sum(map(len, parts)))
-    for part in (head, *parts):
-        rest = memoryview(part)
+def _send(kind: bytes, body: bytes | memoryview) -> None:
+    try:
+        sent = os.writev(1, [struct.pack(">cI", kind, len(body)), body])
+        while sent < 5:  # a pipe that is all but full
+            sent += os.write(1, struct.pack(">cI", kind, len(body))[sent:])
+        rest = memoryview(body)[sent - 5 :]
         while rest:
-            try:
-                rest = rest[os.write(1, rest) :]
-            except BrokenPipeError:
-                raise _SupervisorGone from None
+            rest = rest[os.write(1, rest) :]
+    except BrokenPipeError:
+        raise _SupervisorGone from None
 
 
 class _Stream:
@@ -104,10 +106,12 @@ class _Stream:
         self.reader, self.writer = os.pipe()
         self.open = True
         self.sent = 0
+        self.due = 0.0
         os.set_blocking(self.reader, False)
 
     def relay(self) -> bool:
         """Passes on what is there; whether that is within the limit. What is beyond it is not sent."""
+        self.due = 0.0
         try:
             size = os.readv(self.reader, [_up])
         except BlockingIOError:
@@ -204,11 +208,10 @@ class _Watch:
     def _watch(self) -> None:
         while self._cause is None:
             poll = self._poller()
-            wait = max(0.0, min(self._next_check, self._deadline) - time.monotonic())
-            ready = dict(poll.poll(wait * 1000 + 1))
-            for stream in (self._out, self._err, self._results):
-                if stream.reader in ready and not stream.relay():
-                    self._stop("output" if stream is not self._results else "results")
+            now = time.monotonic()
+            dues = [stream.due for stream in (self._out, self._err, self._results) if stream.due]
+            ready = dict(poll.poll(max(0.0, min(self._next_check, self._deadline, *dues) - now) * 1000 + 1))
+            self._relay(ready)
             if self._requests in ready:
                 self._write_pending()
             if self._handle in ready:
@@ -220,11 +223,20 @@ class _Watch:
             if time.monotonic() >= min(self._next_check, self._deadline):
                 self._check_limits()
 
+    def _relay(self, ready: dict[int, int]) -> None:
+        """Passes on output; the first small piece of it waits a moment for more, and for the end."""
+        now = time.monotonic()
+        for stream in (self._out, self._err, self._results):
+            if stream.reader in ready and not self._limits["interactive"]:
+                stream.due = now + GATHER_SECONDS
+            elif (stream.reader in ready or 0 < stream.due <= now) and not stream.relay():
+                self._stop("output" if stream is not self._results else "results")
+
     def _poller(self) -> Any:
         poll = select.poll()
         poll.register(self._handle, select.POLLIN)
         for stream in (self._out, self._err, self._results):
-            if stream.open:
+            if stream.open and not stream.due:
                 poll.register(stream.reader, select.POLLIN)
         if self._pending:
             poll.register(self._requests, select.POLLOUT)

@@ -99,7 +99,9 @@ class BubblewrapSandbox(PooledSandbox):
                 pass_fds=(writer,),
                 start_new_session=True,
                 bufsize=0,
-                **({} if user is None else {"user": user, "group": user, "extra_groups": []}),
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
             )
             os.close(writer)
             writer = -1
@@ -149,8 +151,8 @@ def _arguments(python: str, cgroup: Cgroup) -> Sequence[str]:
     if not python.startswith("/usr/"):
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
     arguments += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev"]
-    for path in cgroup.folders():
-        arguments += ["--ro-bind", path, path]
+    for folder in cgroup.folders():
+        arguments += ["--ro-bind", folder, folder]
     return [*arguments, "--dir", "/tmp", "--chdir", "/", "--remount-ro", "/dev", "--remount-ro", "/"]
 
 

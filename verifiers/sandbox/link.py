@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 
 TICK_SECONDS = 0.05
 _CHUNK = 1 << 18
@@ -94,7 +93,7 @@ class Link:
         self.transport = transport
         os.set_blocking(transport.writer, False)
         os.set_blocking(transport.reader, False)
-        self._out: deque[memoryview] = deque()
+        self._out = bytearray()
         self._buffer = bytearray()
 
     def post(self, kind: bytes, *parts: bytes) -> None:
@@ -102,7 +101,7 @@ class Link:
         self.post_raw(struct.pack(">cI", kind, sum(map(len, parts))), *parts)
 
     def post_raw(self, *parts: bytes) -> None:
-        self._out.append(memoryview(b"".join(parts)))
+        self._out += b"".join(parts)
 
     def next(self, deadline: float, cancelled: threading.Event | None = None) -> tuple[bytes, bytes]:
         """The next frame from the server. Raises WorkerFailed (also at the deadline) and Cancelled."""
@@ -144,13 +143,8 @@ class Link:
             raise WorkerFailed(f"the fork server ended: {self.transport.last_words()}") from error
 
     def _write(self) -> None:
-        rest = self._out[0]
         with contextlib.suppress(BlockingIOError):
-            rest = rest[os.write(self.transport.writer, rest[:_CHUNK]) :]
-        if rest:
-            self._out[0] = rest
-        else:
-            self._out.popleft()
+            del self._out[: os.write(self.transport.writer, self._out[:_CHUNK])]
 
     def _read(self) -> None:
         try:

@@ -16,7 +16,7 @@ from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox.base import Answer, Sandbox, Session
 from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResult, Status
 from verigym.verifiers.sandbox.link import Cancelled, WorkerFailed
-from verigym.verifiers.sandbox.worker import Worker, call_step, larger
+from verigym.verifiers.sandbox.worker import Worker, encode_call, encode_job, larger
 
 MAX_JOBS = 200
 """After so many jobs a worker is replaced."""
@@ -40,7 +40,10 @@ class PooledSandbox(Sandbox):
         self._all: set[Worker] = set()
         self._sessions: set[PooledSession] = set()
         self._closed = False
-        self._launcher = _Launcher(self.name)
+        self._spares: list[Worker] = []
+        self._spares_to_come = 0
+        # the kernel ends bwrap with the thread that started it: one thread starts all of them, and lives as long
+        self._launcher, self._reaper = _Helper(f"{self.name}-launcher"), _Helper(f"{self.name}-reaper")
 
     @abstractmethod
     def launch(self, capacity: Limits) -> Worker:
@@ -58,33 +61,40 @@ class PooledSandbox(Sandbox):
         return worker.about
 
     def run(self, job: Job, *, answer: Answer | None = None, cancelled: threading.Event | None = None) -> SandboxResult:
-        try:
-            return self._run(job, answer, cancelled)
-        except (WorkerFailed, OSError):
+        request = encode_job(job)
+        failure = ""
+        for fresh in (False, True):  # after a failure of ours once more, in a fresh worker
+            try:
+                worker = self._take(job.limits, cancelled, fresh)
+                try:
+                    return self._use(worker, job, request, answer, cancelled)
+                finally:
+                    self._give(worker)
+            except Cancelled:
+                return _failure("the job was called off")
+            except (WorkerFailed, OSError) as error:
+                failure = f"two workers failed: {error}"
             if self._closed:
                 return _failure("the sandbox was closed")
-        except Cancelled:
-            return _failure("the job was called off")
-        try:
-            return self._run(job, answer, cancelled, fresh=True)
-        except (WorkerFailed, OSError) as error:
-            return _failure("the sandbox was closed" if self._closed else f"two workers failed: {error}")
-        except Cancelled:
-            return _failure("the job was called off")
+        return _failure(failure)
 
-    def _run(
-        self, job: Job, answer: Answer | None, cancelled: threading.Event | None, *, fresh: bool = False
+    def _use(
+        self,
+        worker: Worker,
+        job: Job,
+        request: dict[str, Any],
+        answer: Answer | None,
+        cancelled: threading.Event | None,
     ) -> SandboxResult:
-        worker = self._take(job.limits, cancelled, fresh)
         try:
-            result = worker.run(job, answer, cancelled)
+            result = worker.run(job, request, answer, cancelled)
         except BaseException:
             worker.worn = worker.worn or "it failed"
             raise
-        finally:
-            if worker.jobs >= self.max_jobs:
-                worker.worn = worker.worn or "it has served enough"
-            self._give(worker)
+        if worker.jobs >= self.max_jobs:
+            worker.worn = worker.worn or "it has served enough"
+        elif worker.jobs == self.max_jobs * 3 // 4:
+            self._prepare_spare()
         return result
 
     def session(self, limits: Limits | None = None) -> Session:
@@ -104,6 +114,8 @@ class PooledSandbox(Sandbox):
             self._closed = True
             idle, self._idle = self._idle, []
             busy = self._all.difference(idle)
+            idle += self._spares
+            self._spares = []
             self._all.clear()
             sessions, self._sessions = self._sessions, set()
             waiting, self._waiting = self._waiting, deque()
@@ -116,6 +128,7 @@ class PooledSandbox(Sandbox):
         for session in sessions:
             session.close()
         self._launcher.close()
+        self._reaper.close()
 
     # workers
 
@@ -189,21 +202,44 @@ class PooledSandbox(Sandbox):
                 self._count -= 1
 
     def _replace(self) -> None:
+        """A spare, or a new worker, takes a place in the background."""
         with self._lock:
             if self._closed:
                 return
             self.replaced += 1
+            spare = self._spares.pop() if self._spares else None
+        if spare is not None:
+            self._give(spare)
+        else:
+            self._launcher.submit(lambda: self.launch(Limits()), self._fill_place)
 
-        def started(future: Future[Worker]) -> None:
-            if future.exception() is None:
-                self._give(self._keep(future.result()))
-            else:
-                self._give_place()  # the next job says what is wrong
+    def _fill_place(self, future: Future[Worker]) -> None:
+        try:
+            self._give(self._keep(future.result()))
+        except (WorkerFailed, OSError):
+            self._give_place()  # the next job says what is wrong
 
-        self._launcher.submit(lambda: self.launch(Limits()), started)
+    def _prepare_spare(self) -> None:
+        """A worker will soon be replaced: starts its successor, so that nobody waits for that."""
+        with self._lock:
+            if self._closed or self._spares_to_come + len(self._spares) >= self.size:
+                return
+            self._spares_to_come += 1
+        self._launcher.submit(lambda: self.launch(Limits()), self._add_spare)
+
+    def _add_spare(self, future: Future[Worker]) -> None:
+        with self._lock:
+            self._spares_to_come -= 1
+        with contextlib.suppress(WorkerFailed, OSError):
+            spare = self._keep(future.result())
+            with self._lock:
+                self._spares.append(spare)
 
     def _new_worker(self, capacity: Limits) -> Worker:
-        return self._keep(self._launcher.submit(lambda: self.launch(capacity)).result())
+        future = self._launcher.submit(lambda: self.launch(capacity))
+        if future is None:
+            raise WorkerFailed("the sandbox was closed")
+        return self._keep(future.result())
 
     def _keep(self, worker: Worker) -> Worker:
         with self._lock:
@@ -217,7 +253,8 @@ class PooledSandbox(Sandbox):
         """Ends a worker for good; for whoever used it last."""
         with self._lock:
             self._all.discard(worker)
-        worker.close()
+        if not self._reaper.submit(worker.close):
+            worker.close()
 
     def forget(self, session: PooledSession) -> None:
         """A session that has ended needs no end from us."""
@@ -241,7 +278,7 @@ class PooledSession(Session):
         return self._step({"source": source})
 
     def call(self, call: Call) -> Return:
-        result = self._step(call_step(call))
+        result = self._step(encode_call(call))
         if result.returns:
             return result.returns[0]
         return Return(False, error=f"{result.status}: {result.reason}")
@@ -270,36 +307,40 @@ class PooledSession(Session):
         self._sandbox.discard(self._worker)
 
 
-class _Launcher:
-    """The thread that starts a pool's workers, and lives as long: the kernel ends bwrap with its parent thread."""
+class _Helper:
+    """A thread that does one thing after the other, so that no job waits for it."""
 
     def __init__(self, name: str) -> None:
-        self._queue: queue.SimpleQueue[tuple[Future[Worker], Callable[[], Worker]] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name=f"verigym-{name}-launcher", daemon=True).start()
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
+        self._thread = threading.Thread(target=self._serve, name=f"verigym-{name}", daemon=True)
+        self._thread.start()
 
-    def submit(
-        self, launch: Callable[[], Worker], then: Callable[[Future[Worker]], None] | None = None
-    ) -> Future[Worker]:
+    def submit(self, what: Callable[[], Any], then: Callable[[Future[Any]], None] | None = None) -> Future[Any] | None:
+        """Queues it; `then` is called in this thread. None once closed."""
         if self._closed:
-            raise WorkerFailed("the sandbox was closed")
-        future: Future[Worker] = Future()
+            return None
+        future: Future[Any] = Future()
         if then is not None:
             future.add_done_callback(then)
-        self._queue.put((future, launch))
+        self._queue.put((future, what))
         return future
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
-            future, launch = item
+            future, what = item
             try:
-                future.set_result(launch())
+                future.set_result(what())
             except BaseException as error:
                 future.set_exception(error)
 
     def close(self) -> None:
-        self._closed = True
-        self._queue.put(None)
+        """Waits for what is queued, unless it is this thread that closes."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(30)
 
 
 def _failure(reason: str) -> SandboxResult:

@@ -7,7 +7,7 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from types import ModuleType
 from typing import Any
@@ -97,10 +97,12 @@ class Worker:
         """Kills it and frees what it holds; for whoever used it last."""
         self.transport.close()
 
-    def run(self, job: Job, answer: Answer | None, cancelled: threading.Event | None) -> SandboxResult:
-        """Runs one job to its proven end. Raises WorkerFailed and Cancelled."""
+    def run(
+        self, job: Job, request: Mapping[str, Any], answer: Answer | None, cancelled: threading.Event | None
+    ) -> SandboxResult:
+        """Runs one job, of which `request` is the encoding, to its proven end. Raises WorkerFailed and Cancelled."""
         stream = Stream(len(job.calls), allow_nonfinite=job.allow_nonfinite)
-        self._start(_request(job), job.limits)
+        self._start(request, job.limits, interactive=bool(job.proxies))
         deadline = time.monotonic() + job.limits.wall_seconds + GRACE_SECONDS
         report = self._follow(stream, b"x", deadline, answer, cancelled)
         outcome = self._ended(stream, report)
@@ -109,7 +111,9 @@ class Worker:
     def open_session(self, limits: Limits) -> None:
         """Starts a live interpreter, which waits for `turn`."""
         self._stream = Stream(1)
-        self._start({**_request(Job("")), "kind": "session", "file_bytes": limits.file_bytes}, limits)
+        self._start(
+            {**encode_job(Job("")), "kind": "session", "file_bytes": limits.file_bytes}, limits, interactive=True
+        )
 
     def turn(self, step: Mapping[str, Any], limits: Limits) -> tuple[SandboxResult, bool]:
         """One step of a session: what it did, and whether the interpreter lives on."""
@@ -123,9 +127,10 @@ class Worker:
             return self._ended(stream, report).of_script(in_session=True), False
         return Outcome(stream, {**report, "cause": None, "code": 0}).of_turn(), True
 
-    def _start(self, request: Mapping[str, Any], limits: Limits) -> None:
+    def _start(self, request: Mapping[str, Any], limits: Limits, *, interactive: bool) -> None:
         self.jobs += 1
-        self._link.post(b"j", json.dumps({**asdict(limits), "result_bytes": RESULT_BYTES}).encode())
+        header = {**asdict(limits), "result_bytes": RESULT_BYTES, "interactive": interactive}
+        self._link.post(b"j", json.dumps(header).encode())
         self._post_request(request)
 
     def _post_request(self, request: Mapping[str, Any]) -> None:
@@ -161,11 +166,12 @@ class Worker:
         return Outcome(stream, report)
 
 
-def _request(job: Job) -> dict[str, Any]:
+def encode_job(job: Job) -> dict[str, Any]:
+    """What is sent of a job. Raises SandboxError for arguments that are no plain values."""
     return {
         "kind": "calls" if job.calls else "script",
         "source": job.source,
-        "calls": [_call(call) for call in job.calls],
+        "calls": [encode_call(call) for call in job.calls],
         "stdin": base64.b64encode(job.stdin).decode(),
         "files": {name: base64.b64encode(content).decode() for name, content in job.files.items()},
         "proxies": list(job.proxies),
@@ -173,7 +179,8 @@ def _request(job: Job) -> dict[str, Any]:
     }
 
 
-def _call(call: Call) -> dict[str, str]:
+def encode_call(call: Call) -> dict[str, str]:
+    """What is sent of a call. Raises SandboxError for arguments that are no plain values."""
     try:
         return {"function": call.function, "arguments": values.to_text((tuple(call.args), dict(call.kwargs)))}
     except values.NotPlain as error:
@@ -193,11 +200,6 @@ def _answer(text: bytes, answer: Answer | None) -> dict[str, Any]:
         return {"ok": False, "error": given.error}
     except (ValueError, TypeError, RecursionError) as error:
         return {"ok": False, "error": f"RuntimeError: {error}"[:500]}
-
-
-Launch = Callable[[Limits], Worker]
-
-call_step = _call
 
 
 def larger(first: Limits, second: Limits) -> Limits:
