@@ -1,15 +1,21 @@
-"""A soak: twenty thousand jobs, one in a hundred of them hostile, leave full pools, and nothing else."""
+"""Twenty thousand jobs, one in a hundred hostile, leave full pools and nothing else; an engine stops and returns."""
 
+import contextlib
 import gc
 import os
 import random
 import runpy
+import shutil
+import subprocess
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
+from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox import Call, Job, Limits, Status
 
 _SANDBOXES = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))
@@ -67,3 +73,49 @@ def test_a_soak_leaves_full_pools_and_nothing_else(name):
         box.close()
     assert _OWNER["folders"](os.getpid()) == []
     assert name != "docker" or _OWNER["containers"](os.getpid()) == []
+
+
+def start_engine(folder):
+    """A Docker engine of the test's own."""
+    arguments = ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"]
+    arguments += ["-H", f"unix://{folder}/socket", "--bridge", "none", "--iptables=false", "--ip-masq=false"]
+    with open(f"{folder}/log", "ab") as log:
+        engine = subprocess.Popen(["dockerd", *arguments], stdout=log, stderr=log, start_new_session=True)
+    from verigym.verifiers.sandbox import docker
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(SandboxError):
+            docker.connect()
+            return engine
+        time.sleep(0.2)
+    engine.terminate()
+    pytest.fail(f"no engine: {Path(folder, 'log').read_text()[-500:]}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("dockerd") is None, reason="starts a Docker engine, as root")
+def test_an_engine_that_stops_in_mid_run_gives_infrastructure_errors_until_it_is_back(monkeypatch):
+    folder = tempfile.mkdtemp(prefix="verigym-engine-")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/socket")
+    engine = start_engine(folder)
+    try:
+        box = _SANDBOXES["make"]("docker", workers=2)
+        job = Job("import time\ntime.sleep(0.05)\nprint(1)", limits=BRIEF)
+        with ThreadPoolExecutor(4) as threads:
+            running = [threads.submit(box.run, job) for _ in range(200)]
+            running[20].result()
+            engine.terminate()
+            results = [future.result(120) for future in running]
+        engine.wait(30)
+        assert {result.status for result in results} == {Status.OK, Status.INFRA_ERROR}
+        assert all(result.stdout == b"1\n" for result in results if result.status is Status.OK)
+        assert results[-1].status is Status.INFRA_ERROR
+        engine = start_engine(folder)
+        assert box.run(job).status is Status.OK
+        box.close()
+        assert _OWNER["containers"](os.getpid()) == []
+    finally:
+        engine.terminate()
+        engine.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
