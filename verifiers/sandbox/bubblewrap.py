@@ -61,10 +61,12 @@ class BubblewrapSandbox(PooledSandbox):
             if os.access(python, os.X_OK):
                 self._python = python
                 try:
-                    self.launch(Limits()).close()
+                    worker = self.launch(Limits())
+                    worker.greet()
                 except (WorkerFailed, OSError) as error:
                     refused.append(f"{python}: {error}")
                 else:
+                    worker.close()
                     return python
         self.close()
         raise SandboxError(f"sandbox 'bubblewrap' does not start: {'; '.join(refused) or 'no Python in /usr'}")
@@ -76,12 +78,8 @@ class BubblewrapSandbox(PooledSandbox):
         except BaseException:
             cgroup.remove()
             raise
-        try:
-            config = {"confinement": "namespaces", "filter": self._filter.hex(), **cgroup.files()}
-            return Worker(transport, config, capacity)
-        except BaseException:
-            transport.close()
-            raise
+        config = {"confinement": "namespaces", "filter": self._filter.hex(), **cgroup.files()}
+        return Worker(transport, config, capacity)
 
     def _start_process(self, cgroup: Cgroup) -> tuple[subprocess.Popen[bytes], int]:
         """The bwrap process and its child, the server's id on the host; both in the cgroup before a job is."""

@@ -75,13 +75,9 @@ class DockerSandbox(PooledSandbox):
             transport = _Container(self._client, self._create(capacity))
         except FAILURES as error:
             raise WorkerFailed(f"the Docker engine refuses a container: {_one_line(error)}") from error
-        try:
-            first_user = FIRST_USER + 1024 * secrets.randbelow(1 << 18)
-            config = {"confinement": "users", "filter": self._filter.hex(), "first_user": first_user, **_FILES}
-            return Worker(transport, config, capacity)
-        except BaseException:
-            transport.close()
-            raise
+        first_user = FIRST_USER + 1024 * secrets.randbelow(1 << 18)
+        config = {"confinement": "users", "filter": self._filter.hex(), "first_user": first_user, **_FILES}
+        return Worker(transport, config, capacity)
 
     def _create(self, capacity: Limits) -> str:
         """A locked container, not yet started: its id."""

@@ -47,7 +47,7 @@ class PooledSandbox(Sandbox):
 
     @abstractmethod
     def launch(self, capacity: Limits) -> Worker:
-        """A new worker with room for such limits. Raises WorkerFailed or OSError."""
+        """A new worker with room for such limits, not yet greeted. Raises WorkerFailed or OSError."""
 
     def start(self) -> dict[str, Any]:
         """Starts one worker, and returns what it tells of itself. Raises SandboxError if that does not work here."""
@@ -242,6 +242,8 @@ class PooledSandbox(Sandbox):
         return self._keep(future.result())
 
     def _keep(self, worker: Worker) -> Worker:
+        """A new worker once it is ready; one at a time is launched, but many may get ready together."""
+        worker.greet()
         with self._lock:
             if not self._closed:
                 self._all.add(worker)

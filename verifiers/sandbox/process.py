@@ -44,14 +44,8 @@ class ProcessSandbox(PooledSandbox):
             start_new_session=True,
             bufsize=0,
         )
-        transport = ProcessTransport(process)
-        try:
-            return Worker(
-                transport, {"confinement": "process", "directory_prefix": f"{PREFIX}{Owner.current()}-"}, capacity
-            )
-        except BaseException:
-            transport.close()
-            raise
+        prefix = f"{PREFIX}{Owner.current()}-"
+        return Worker(ProcessTransport(process), {"confinement": "process", "directory_prefix": prefix}, capacity)
 
 
 def remove_orphans() -> int:

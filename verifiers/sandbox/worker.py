@@ -84,10 +84,18 @@ class Worker:
         self.transport = transport
         self._link = Link(transport)
         self._link.post_raw(program({"preload": PRELOAD.split(), **config}))
-        kind, body = self._link.next(time.monotonic() + START_SECONDS)
-        if kind != b"h":
-            raise WorkerFailed("the fork server did not say hello")
-        self.about: dict[str, Any] = json.loads(body)
+        self.about: dict[str, Any] = {}
+
+    def greet(self) -> None:
+        """Waits until the server is ready, and learns about it. Raises WorkerFailed, and closes it then."""
+        try:
+            kind, body = self._link.next(time.monotonic() + START_SECONDS)
+            if kind != b"h":
+                raise WorkerFailed("the fork server did not say hello")
+            self.about = json.loads(body)
+        except BaseException:
+            self.close()
+            raise
 
     def kill(self) -> None:
         """Ends the server and all in its sandbox, from any thread: whoever uses it gets WorkerFailed."""
