@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from verigym.verifiers.sandbox import Call, Job, Limits, Sandbox, Status
+from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, Status
 
 _SANDBOXES = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))
 CANARY = "expected-" + os.urandom(12).hex()
@@ -252,6 +252,39 @@ def test_row_9_a_forged_result_on_every_descriptor_is_an_error(box, data, end):
 def test_row_10_a_forged_result_before_a_hang_is_a_timeout(box):
     result = run(box, FORGED % ('frame(b"R", b"true") + frame(b"D", b"")', "while True: pass"), limits=QUICK)
     assert result.status is TIMEOUT
+
+
+def test_asking_the_supervisor_without_end_ends_the_job(box):
+    source = """
+import json, os, struct
+text = json.dumps(["g", '{"tuple":[{"tuple":[]},{"dict":[]}]}']).encode()
+def f():
+    while True:
+        os.write(3, struct.pack(">cI", b"P", len(text)) + text)
+"""
+    asked = []
+
+    def answer(call):
+        asked.append(call)
+        return Return(True, "x" * 100_000)
+
+    result = box.run(Job(source, calls=(Call("f"),), proxies=("g",)), answer=answer)
+    assert result.status in (ERROR, OUTPUT)
+    assert len(asked) < 1000
+
+
+@pytest.mark.parametrize("flood", [1, 100_000])
+def test_a_session_that_forges_the_end_of_its_turns_fools_only_itself(box, flood):
+    session = box.session(QUICK)
+    try:
+        session.execute("import os")
+        forged = "b'T' + bytes([0, 0, 0, 1]) + str(turn).encode()"
+        session.execute(f"for turn in (1, 2, 3): os.write(3, ({forged}) * {flood})")
+        for _ in range(3):
+            if session.alive:
+                session.execute("print(1)")
+    finally:
+        session.close()
 
 
 # 11

@@ -11,6 +11,7 @@ import atexit
 import base64
 import builtins
 import io
+import itertools
 import json
 import linecache
 import os
@@ -259,7 +260,7 @@ def _exception(text: str) -> Exception:
 def _run_session(request: dict[str, Any]) -> None:
     module = _module("__main__")
     _add_proxies(module, request["proxies"])
-    for turn in range(1 << 62):
+    for turn in itertools.count(1):
         sys.stdin = io.StringIO()
         step = receive()
         if "source" in step:
@@ -267,12 +268,12 @@ def _run_session(request: dict[str, Any]) -> None:
         else:
             _call(module, step)
         _flush()
-        send(b"T")
+        send(b"T", str(turn))
 
 
 def _execute(source: str, module: types.ModuleType, turn: int) -> None:
     """As a REPL: the value of a last expression is printed."""
-    name = f"<input {turn + 1}>"
+    name = f"<input {turn}>"
     try:
         tree = ast.parse(source, name)
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

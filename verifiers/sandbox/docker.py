@@ -16,8 +16,6 @@ import struct
 import threading
 from typing import Any
 
-import requests
-
 from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox import seccomp
 from verigym.verifiers.sandbox.job import MIB, Limits
@@ -28,6 +26,7 @@ from verigym.verifiers.sandbox.worker import ENVIRONMENT, PYTHON_ARGUMENTS, Work
 
 try:
     import docker as sdk
+    import requests
     from docker.errors import DockerException
 except ImportError as error:
     raise SandboxError("sandbox 'docker' needs the Docker SDK: pip install 'verigym[docker]'") from error

@@ -96,6 +96,11 @@ class Link:
         self._out = bytearray()
         self._buffer = bytearray()
 
+    @property
+    def backlog(self) -> int:
+        """How many bytes wait to leave."""
+        return len(self._out)
+
     def post(self, kind: bytes, *parts: bytes) -> None:
         """Queues a frame; it leaves during `next`."""
         self.post_raw(struct.pack(">cI", kind, sum(map(len, parts))), *parts)

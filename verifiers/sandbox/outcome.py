@@ -33,6 +33,7 @@ class Stream:
         self.returns: list[Return] = []
         self.begun = self.done = self.out_of_memory = self.broken = False
         self.error = ""
+        self._turn, self._turn_ended = 0, True
         self._results = bytearray()
         self._calls, self._allow_nonfinite = calls, allow_nonfinite
 
@@ -40,6 +41,7 @@ class Stream:
         """Forgets the last turn of a session; what was printed since belongs to the next."""
         self.returns, self.error, self.out_of_memory = [], "", False
         self.stdout, self.stderr = bytearray(), bytearray()
+        self._turn, self._turn_ended = self._turn + 1, False
 
     def take(self, kind: bytes, body: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Takes in a piece; yields the frames that ask something of the supervisor."""
@@ -63,9 +65,16 @@ class Stream:
                 body = bytes(self._results[start + 5 : start + 5 + size])
                 start += 5 + size
                 self._note(kind, body)
-                if kind in b"PT":
+                if kind == b"P" or (kind == b"T" and self._ends_turn(body)):
                     yield kind, body
         del self._results[:start]
+
+    def _ends_turn(self, body: bytes) -> bool:
+        """Whether it is this turn's end, for the first time: a session may say so as often as it likes."""
+        if self._turn_ended or body != str(self._turn).encode():
+            return False
+        self._turn_ended = True
+        return True
 
     def _note(self, kind: bytes, body: bytes) -> None:
         if kind in b"RX":

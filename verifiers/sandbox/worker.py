@@ -22,6 +22,7 @@ from verigym.verifiers.sandbox.outcome import Outcome, Stream
 START_SECONDS = 60.0
 GRACE_SECONDS = 10.0  # how much later than a job's wall limit the server's answer may come
 RESULT_BYTES = 16 << 20
+MAX_BACKLOG = 4 << 20  # bytes of answers that a job has asked for and not taken
 PRELOAD = (
     "abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools heapq io "
     "itertools json math numbers operator random re statistics string struct textwrap time typing numpy"
@@ -154,10 +155,12 @@ class Worker:
             if kind in (b"x", until):
                 return dict(json.loads(body))
             for frame in stream.take(kind, body):
-                if frame[0] == b"P":
-                    self._post_request(_answer(frame[1], answer))
-                elif frame[0] == b"T" and until == b"y":
+                if frame[0] == b"T":
                     self._link.post(b"d")
+                elif self._link.backlog > MAX_BACKLOG:
+                    self._link.post(b"k")  # it asks, and does not take the answers
+                else:
+                    self._post_request(_answer(frame[1], answer))
 
     def _ended(self, stream: Stream, report: dict[str, Any]) -> Outcome:
         if "failed" in report:
@@ -167,6 +170,8 @@ class Worker:
             raise WorkerFailed(words or "the job ended before it began")
         if report.get("doubt"):
             self.worn = report["doubt"]
+        elif self._link.backlog:
+            self.worn = "a job left answers untaken"
         elif report.get("left") and report["cause"] is None:
             self.worn = "a job left processes behind"
         elif report["cause"] == "memory":
