@@ -69,8 +69,8 @@ def test_a_script_reads_and_prints(box):
 
 
 def test_a_script_is_the_main_module_and_runs_its_exit_functions(box):
-    source = "import atexit\natexit.register(print, 'bye')\nif __name__ == '__main__': print('hello', end=' ')"
-    assert box.run(Job(source)).stdout == b"hello bye\n"
+    source = "import atexit\natexit.register(print, 'bye')\nif __name__ == '__main__': print(__file__, end=' ')"
+    assert box.run(Job(source)).stdout == b"main.py bye\n"
 
 
 @pytest.mark.parametrize(("source", "code"), [("raise SystemExit", 0), ("exit(3)", 3), ("1/0", 1), ("exit('no')", 1)])

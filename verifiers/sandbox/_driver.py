@@ -104,7 +104,7 @@ def _stream(descriptor: int, mode: str, **options: Any) -> Any:
 
 def _module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
-    module.__dict__["__builtins__"] = builtins
+    module.__dict__.update(__builtins__=builtins, __file__="main.py")
     sys.modules[name] = module
     return module
 

@@ -53,6 +53,7 @@ class DockerSandbox(PooledSandbox):
 
     name = "docker"
     isolated = True
+    launchers = 4
 
     def __init__(self, workers: int | None = None, *, runtime: str | None = None) -> None:
         self._client = connect()

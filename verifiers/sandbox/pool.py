@@ -29,6 +29,8 @@ class PooledSandbox(Sandbox):
     """
 
     max_jobs = MAX_JOBS
+    launchers = 1
+    """How many workers are launched at a time."""
 
     def __init__(self, workers: int | None = None) -> None:
         self.size = workers or os.cpu_count() or 1
@@ -42,8 +44,8 @@ class PooledSandbox(Sandbox):
         self._closed = False
         self._spares: list[Worker] = []
         self._spares_to_come = 0
-        # the kernel ends bwrap with the thread that started it: one thread starts all of them, and lives as long
-        self._launcher, self._reaper = _Helper(f"{self.name}-launcher"), _Helper(f"{self.name}-reaper")
+        # the kernel ends bwrap with the thread that started it: threads that live as long start all of them
+        self._launcher, self._reaper = _Helper(self.launchers), _Helper(self.launchers)
 
     @abstractmethod
     def launch(self, capacity: Limits) -> Worker:
@@ -310,16 +312,17 @@ class PooledSession(Session):
 
 
 class _Helper:
-    """A thread that does one thing after the other, so that no job waits for it."""
+    """Threads that do what no job should wait for, in the order in which it was asked for."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, threads: int) -> None:
         self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, name=f"verigym-{name}", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, what: Callable[[], Any], then: Callable[[Future[Any]], None] | None = None) -> Future[Any] | None:
-        """Queues it; `then` is called in this thread. None once closed."""
+        """Queues it; `then` is called in a thread of these. None once closed."""
         if self._closed:
             return None
         future: Future[Any] = Future()
@@ -337,12 +340,14 @@ class _Helper:
                 future.set_exception(error)
 
     def close(self) -> None:
-        """Waits for what is queued, unless it is this thread that closes."""
+        """Waits for what is queued, unless it is one of these threads that closes."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(30)
+            for _ in self._threads:
+                self._queue.put(None)
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join(30)
 
 
 def _failure(reason: str) -> SandboxResult:
