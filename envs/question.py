@@ -23,7 +23,7 @@ Demonstrate = Callable[[Task, np.random.Generator], list[str]]
 
 
 class QuestionEnv(TextEnv):
-    """The user asks; a turn without a tool call is the answer and ends the task.
+    """The user asks; a turn without a tool call is the answer and ends the task, or is sent back (`feedback`).
 
     With `tools`, a turn may call one or more of them (canonical syntax, see `tasks.canonical`): each call is
     answered by a tool message, a malformed one by a tool message that says what is wrong. Of a turn that calls and
@@ -37,6 +37,8 @@ class QuestionEnv(TextEnv):
         instructions: a text put under the question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none).
         tools: functions or Tools, or "module:attribute" paths to them; one or several.
+        feedback: "public" tells a turn that fails the task's public tests so, and lets it try again while turns are
+            left; "none" takes the first answer. Only a verifier with public tests has something to tell.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
         chance: the reward that a policy blind to the question can earn; a number, or "module:function" of any of
             the task set (as `task_set`) and the task options, called when it is asked for.
@@ -58,6 +60,7 @@ class QuestionEnv(TextEnv):
         instructions: str = "",
         system_prompt: str = "",
         tools: Sequence[Callable[..., Any] | Tool | str] | Callable[..., Any] | Tool | str = (),
+        feedback: str = "none",
         max_turns: int = 1,
         max_tokens_per_turn: int | None = 1024,
         max_tokens_per_episode: int | None = None,
@@ -75,7 +78,9 @@ class QuestionEnv(TextEnv):
             chance=_chance(chance, {**task_options, "task_set": loaded}),
             render_mode=render_mode,
         )
-        self.instructions, self.system_prompt = instructions, system_prompt
+        if feedback not in ("none", "public"):
+            raise ConfigError(f"feedback must be none or public, not {feedback!r}")
+        self.instructions, self.system_prompt, self._feedback = instructions, system_prompt, feedback
         several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
         self._tools = {tool.name: tool for tool in map(_as_tool, several)}
         self._demonstrate = _resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
@@ -90,16 +95,22 @@ class QuestionEnv(TextEnv):
         return [tool.schema for tool in self._tools.values()]
 
     def respond(self, action: str) -> Reply:
-        if not self._tools:
-            return Reply(final=True)
-        turn = parse_turn(action)
-        if not turn.calls and not turn.errors:
-            return Reply(final=True)
+        turn = parse_turn(action) if self._tools else None
+        if turn is None or not (turn.calls or turn.errors):
+            return self._told(action)
         answers = [
             {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
         ]
         answers += [{"role": "tool", "name": "error", "content": f"error: {error}"} for error in turn.errors]
         return Reply(answers)
+
+    def _told(self, action: str) -> Reply:
+        """The end of the task, or what the verifier tells of an answer that can still be corrected."""
+        task = self._task
+        if task is None or self._feedback == "none" or len(self._turns) >= self.budget.turns:
+            return Reply(final=True)
+        told = self._ask(lambda: self.verifier.feedback(self.submission(action), task))
+        return Reply(final=True) if told is None else Reply([{"role": "user", "content": told}])
 
     def submission(self, action: str) -> Submission:
         turn = parse_turn(action) if self._tools else None

@@ -11,6 +11,10 @@ from typing import Any
 import gymnasium as gym
 
 BOXED = "Put your final answer in \\boxed{}."
+CODE = "Put the complete Python code into one fenced block, which begins with a line ```python."
+FUNCTION = f"Write the function in Python. {CODE}"
+PROGRAM = f"Write a Python program that reads standard input and writes standard output. {CODE}"
+CONTEST = f"Write what is asked for in Python: a program that reads standard input, or the class or function. {CODE}"
 QUESTION = "verigym.envs.question:QuestionEnv"
 
 _IDS: list[str] = []
@@ -123,6 +127,27 @@ register(
         "chance": "verigym.tasks.reasoning_gym:chance",
     },
 )
+for name, task_set, split, instructions, tokens in (
+    ("HumanEval", "humaneval", "test", FUNCTION, 2048),
+    ("HumanEvalPlus", "humanevalplus", "test", FUNCTION, 2048),
+    ("MBPP", "mbpp", "train", FUNCTION, 2048),
+    ("MBPPSanitized", "mbpp_sanitized", "train", FUNCTION, 2048),
+    ("MBPPPlus", "mbppplus", "test", FUNCTION, 2048),
+    ("CodeContests", "code_contests", "train", PROGRAM, 8192),
+    ("LiveCodeBench", "livecodebench", "test", CONTEST, 8192),
+    ("APPS", "apps", "train", CONTEST, 8192),
+):
+    register(
+        f"verigym/{name}-v0",
+        kwargs={
+            "task_set": task_set,
+            "split": split,
+            "verifier": "code",
+            "instructions": instructions,
+            "feedback": "public",  # which takes max_turns of more than one
+            "max_tokens_per_turn": tokens,
+        },
+    )
 register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})
 register(
     "verigym/Arithmetic-v0",

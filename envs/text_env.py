@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +23,7 @@ from verigym.verifiers.verdict import Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
 Message = dict[str, Any]
+T = TypeVar("T")
 _WORD_OR_SYMBOL = re.compile(r"\w+|[^\w\s]")
 
 
@@ -267,12 +268,13 @@ class TextEnv(gym.Env[str, str]):
         return observation, info
 
     def _judge(self, submission: Submission, task: Task) -> Verdict:
-        if self._owns_verifier:
-            verdict = self.verifier.verify(submission, task)
-        else:
-            verdict = call_until(self._closed, lambda: self.verifier.verify(submission, task))
+        return self._ask(lambda: self.verifier.verify(submission, task))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """What the verifier says to a question, unless `close` ends the wait for it."""
+        said = question() if self._owns_verifier else call_until(self._closed, question)
         self._refuse_if_closed()
-        return verdict
+        return said
 
     def _estimate(self, action: str) -> tuple[int, bool]:
         tokens, left = estimate_tokens(action), self.tokens_left()

@@ -32,6 +32,7 @@ class DataSet:
     hub_config: str | None
     to_task: Callable[[Row, str], Task]  # (row, id for a row that has none)
     hub_splits: Mapping[str, str] = field(default_factory=dict)  # where the hub names a split otherwise
+    row_split: Callable[[Row], str] | None = None  # tells a row's split, where a file of a folder may hold several
 
     def load(self, split: str, source: str | os.PathLike[str] | None) -> TaskSet:
         """The tasks of `split`. Raises UnknownNameError for the split, TaskDataError for the data."""
@@ -55,7 +56,9 @@ class DataSet:
         if not source or not os.path.exists(path):
             raise TaskDataError(f"{self.name}/{split}: no file or folder '{source}'; check the path given as source")
         files = find_files(path, self, split) if path.is_dir() else [path]
-        return (row for file in files for row in read_file(file))
+        rows = (row for file in files for row in read_file(file))
+        tell = self.row_split if path.is_dir() else None
+        return rows if tell is None else (row for row in rows if tell(row) == split)
 
 
 class UnusableRow(Exception):  # noqa: N818 - control flow: the row is left out, and the task set says so
@@ -152,7 +155,8 @@ def find_files(folder: Path, data_set: DataSet, split: str) -> list[Path]:
         files = sorted(file for file in place.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
         seen += files
         named = [file for file in files if _NAMES_OF.get(split, {split}) & _words(file)]
-        if not named and len(data_set.splits) == 1 and not any(_words(file) & _SPLIT_WORDS for file in files):
+        whole = len(data_set.splits) == 1 or data_set.row_split is not None
+        if not named and whole and not any(_words(file) & _SPLIT_WORDS for file in files):
             named = files
         if named:
             return _refuse_doubles(named)

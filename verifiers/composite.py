@@ -48,6 +48,15 @@ class CompositeVerifier(Verifier):
             gold = part.dress(gold)
         return gold
 
+    def feedback(self, submission: Submission, task: Task) -> str | None:
+        """That of the first part that has some."""
+        told = (part.feedback(submission, task) for part in self._parts.values())
+        return next((text for text in told if text is not None), None)
+
+    @property
+    def isolated(self) -> bool:
+        return all(part.isolated for part in self._parts.values())
+
     def close(self) -> None:
         for part in self._parts.values():
             part.close()

@@ -37,6 +37,18 @@ class Verifier(ABC):
         """The text `gold` in the form that this verifier asks for, whatever the answer; most ask for none."""
         return gold
 
+    def feedback(self, submission: Submission, task: Task) -> str | None:
+        """What the agent may be told of a submission that fails a public part of the task; None for nothing.
+
+        Never says anything of what is hidden: the target.
+        """
+        return None
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nothing of a submission runs where it could reach the trainer; training asks for that."""
+        return True
+
     def close(self) -> None:
         """Ends what `verify` waits for, from any thread, and frees what this verifier holds. Idempotent."""
 
@@ -84,4 +96,5 @@ register("format", "verigym.verifiers.format:FormatVerifier")
 register("composite", "verigym.verifiers.composite:CompositeVerifier")
 register("countdown", "verigym.verifiers.countdown:CountdownVerifier")
 register("reasoning_gym", "verigym.verifiers.reasoning_gym:ReasoningGymVerifier")
+register("code", "verigym.verifiers.code:CodeVerifier")
 register("reward_model", "verigym.agents.reward_model:RewardModelVerifier")

@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks.errors import ConfigError
 from verigym.tasks.task import TaskSet
 
 
 class TaskSampler:
-    """A pure function of (seed, position): `position` holds how many groups of each environment were drawn."""
+    """A pure function of (seed, position): `position` holds how many groups of each environment were drawn.
+
+    Raises ConfigError for an environment whose verifier runs answers where they could reach the trainer.
+    """
 
     def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
         self.seed = seed
         self.weights = np.array([spec.weight for spec in specs], float)
-        self.task_ids = [task_ids(spec) for spec in specs]
+        self.task_ids = [task_ids(_isolated(spec)) for spec in specs]
         self.start = [0] * len(specs)
 
     def plan(
@@ -94,6 +98,19 @@ def task_ids(spec: EnvSpec) -> list[str]:
     tasks: TaskSet | None = getattr(env.unwrapped, "tasks", None)
     env.close()
     return [""] if tasks is None else tasks.ids
+
+
+def _isolated(spec: EnvSpec) -> EnvSpec:
+    """`spec`, if what a policy says in it runs in isolation. Raises ConfigError."""
+    env = spec.make()
+    verifier = getattr(env.unwrapped, "verifier", None)
+    env.close()
+    if verifier is not None and not verifier.isolated:
+        raise ConfigError(
+            f"{spec.id} is not trained on: its verifier runs answers without isolation; "
+            "choose a sandbox that isolates (docker or bubblewrap, see docs/verifiers.md)"
+        )
+    return spec
 
 
 @lru_cache(maxsize=8)

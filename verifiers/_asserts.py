@@ -1,0 +1,212 @@
+"""Compiles tests that are written as asserts into rows: a call of the submission, and what its result must satisfy.
+
+The tests are read, never run: `assert f([2] * 3) == 6` becomes the call `f([2, 2, 2])` and the condition `... == 6`,
+which is evaluated outside of the sandbox on the plain value that came back.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from verigym.tasks.errors import VerifierInputError
+from verigym.verifiers._evaluate import FUNCTIONS, Evaluator, Unsupported
+from verigym.verifiers._plain import close, is_floats
+
+MAX_CHECKS = 20_000
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_FLOAT_TOLERANCE = 1e-6  # of EvalPlus, where a test names none
+
+Equals = Callable[[Any, Any], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """One row: `function(*args, **kwargs)`, or the code `expression` in the submission's module, and a condition."""
+
+    text: str
+    """The test, as it is written."""
+    holds: Callable[[Any, Equals], bool]
+    """Whether the result is right; raises what a test on such a value would raise."""
+    expected: str = ""
+    """What the result must be, for people; empty where the test is no comparison."""
+    function: str = ""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    expression: str = ""
+
+
+@lru_cache(maxsize=4096)
+def compile_tests(source: str, entry_points: frozenset[str] = frozenset()) -> tuple[Check, ...]:
+    """The rows of the tests in `source`, which call the functions named; without names, any that Python has not.
+
+    Raises Unsupported, with the reason, for tests that are more than rows, and VerifierInputError for no Python.
+    """
+    compiler = _Compiler(entry_points)
+    try:
+        compiler.run(ast.parse(source).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise VerifierInputError(f"the tests of the task are not Python: {' '.join(str(error).split())}") from error
+    except (TypeError, ArithmeticError, LookupError) as error:
+        raise Unsupported(f"a test that cannot be read without running it ({error})") from error
+    return tuple(compiler.checks)
+
+
+class _Compiler:
+    """Walks over test code, with the variables that it binds."""
+
+    def __init__(self, entry_points: frozenset[str]) -> None:
+        self.checks: list[Check] = []
+        self._entry_points = entry_points
+        self._names: dict[str, Any] = {}
+        self._aliases: dict[str, str] = {}
+        self._functions: dict[str, ast.FunctionDef] = {}
+
+    def run(self, statements: Iterable[ast.stmt]) -> None:
+        for statement in statements:
+            method = getattr(self, f"_{type(statement).__name__.lower()}", None)
+            if method is None:
+                raise Unsupported(f"a test with the statement {ast.unparse(statement)[:60]!r}")
+            method(statement)
+
+    def _import(self, statement: ast.Import) -> None:
+        """Modules are not imported: what a test takes from one is unknown, but for `math`."""
+
+    _pass = _importfrom = _import
+
+    def _functiondef(self, statement: ast.FunctionDef) -> None:
+        self._functions[statement.name] = statement
+
+    def _assign(self, statement: ast.Assign) -> None:
+        value = Evaluator(self._names)(statement.value)
+        for target in statement.targets:
+            self._bind(target, value)
+
+    def _for(self, statement: ast.For) -> None:
+        if statement.orelse:
+            raise Unsupported("a test with for ... else")
+        for value in Evaluator(self._names)(statement.iter):
+            self._bind(statement.target, value)
+            self.run(statement.body)
+
+    def _bind(self, target: ast.expr, value: Any) -> None:
+        if isinstance(target, ast.Tuple):
+            for part, item in zip(target.elts, value, strict=True):
+                self._bind(part, item)
+        elif isinstance(target, ast.Name):
+            self._names[target.id] = value
+        else:
+            raise Unsupported(f"a test that assigns to {ast.unparse(target)[:60]!r}")
+
+    def _expr(self, statement: ast.Expr) -> None:
+        """A docstring, `check(f)`, or EvalPlus's `assertion(f(...), expected, tolerance)`."""
+        call = statement.value
+        if isinstance(call, ast.Constant):
+            return
+        name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
+        if name not in self._functions or not isinstance(call, ast.Call) or call.keywords:
+            raise Unsupported(f"a test with the statement {ast.unparse(statement)[:60]!r}")
+        if name == "assertion" and len(call.args) == 3:
+            self._add(statement, *call.args)
+        else:
+            self._inline(self._functions[name], call.args)
+
+    def _inline(self, function: ast.FunctionDef, args: Sequence[ast.expr]) -> None:
+        """Runs over a function's body, whose parameters are names of the submission's functions."""
+        parameters = [parameter.arg for parameter in function.args.args]
+        names = [arg.id for arg in args if isinstance(arg, ast.Name)]
+        if not len(parameters) == len(names) == len(args):
+            raise Unsupported(f"a call of {function.name} with what is no function")
+        self._aliases.update(zip(parameters, names, strict=True))
+        self.run(function.body)
+
+    def _assert(self, statement: ast.Assert) -> None:
+        if self._calls(statement.test):
+            self._add(statement, statement.test)
+        elif not Evaluator(self._names)(statement.test):
+            raise Unsupported(f"a test that no submission can pass: {ast.unparse(statement)[:60]!r}")
+
+    def _add(self, statement: ast.stmt, test: ast.expr, *oracle: ast.expr) -> None:
+        """One row: for the condition `test`, or for its closeness to an expected value within a tolerance."""
+        calls = self._calls(test)
+        if len(calls) != 1 or any(self._calls(part) for part in oracle):
+            raise Unsupported("a test that calls the submission several times")
+        if len(self.checks) >= MAX_CHECKS:
+            raise Unsupported("too many tests")
+        names, call = dict(self._names), calls[0]
+        known = [Evaluator(names)(part) for part in oracle]
+
+        def holds(value: Any, equals: Equals) -> bool:
+            result = Evaluator(names, {call: value}, equals)(test)
+            return evalplus_equal(result, *known, equals) if known else bool(result)
+
+        expected = repr(known[0]) if known else _expected(test, call, names)
+        self.checks.append(Check(self._text(statement, call), holds, expected, **self._arguments(call)))
+
+    def _calls(self, node: ast.AST) -> list[ast.Call]:
+        """The calls of the submission in an expression, the outer ones."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and self._is_entry(node.func.id):
+            return [node]
+        return [call for child in ast.iter_child_nodes(node) for call in self._calls(child)]
+
+    def _is_entry(self, name: str) -> bool:
+        name = self._aliases.get(name, name)
+        if self._entry_points:
+            return name in self._entry_points
+        return name not in FUNCTIONS and name not in self._names and name not in self._functions
+
+    def _arguments(self, call: ast.Call) -> dict[str, Any]:
+        """The call by values; by its code where an argument is a value that only the submission's module has."""
+        function = self._aliases.get(call.func.id, call.func.id) if isinstance(call.func, ast.Name) else ""
+        try:
+            evaluate = Evaluator(self._names)
+            args = tuple(evaluate(ast.Tuple(call.args)))
+            kwargs = {str(keyword.arg): evaluate(keyword.value) for keyword in call.keywords if keyword.arg}
+            if is_plain([args, kwargs]) and len(kwargs) == len(call.keywords):
+                return {"function": function, "args": args, "kwargs": kwargs}
+        except Unsupported:
+            pass
+        used = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)} - {"math"}
+        if used & self._names.keys() or (used - {call.func.id if isinstance(call.func, ast.Name) else ""}) & (
+            self._aliases.keys() | self._functions.keys()
+        ):
+            raise Unsupported(f"the arguments of {ast.unparse(call)[:60]!r} are not evaluated")
+        inner = ast.Call(ast.Name(function), call.args, call.keywords)
+        return {"expression": ast.unparse(inner)}
+
+    def _text(self, statement: ast.stmt, call: ast.Call) -> str:
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        text = ast.unparse(statement)
+        return text.replace(f"{name}(", f"{self._aliases[name]}(") if name in self._aliases else text
+
+
+def evalplus_equal(value: Any, expected: Any, tolerance: float, equals: Equals) -> bool:
+    """EvalPlus's comparison: equal, or close where a tolerance is given or floats are expected."""
+    if equals(value, expected):
+        return True
+    tolerance = tolerance or (_FLOAT_TOLERANCE if is_floats(expected) else 0)
+    same = type(value) is type(expected)
+    return bool(tolerance) and same and close(value, expected, tolerance)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `value` is made of nothing but plain types."""
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(is_plain, value))
+    if type(value) is dict:
+        return all(is_plain(key) and is_plain(part) for key, part in value.items())
+    return type(value) in _PLAIN
+
+
+def _expected(test: ast.expr, call: ast.Call, names: Mapping[str, Any]) -> str:
+    """What the call must return, as text; empty if the test does not say so."""
+    if test is call:
+        return "True"
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call:
+        return "False"
+    if isinstance(test, ast.Compare) and test.left is call and isinstance(test.ops[0], ast.Eq | ast.Is):
+        return repr(Evaluator(names)(test.comparators[0]))
+    return ""

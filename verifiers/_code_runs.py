@@ -1,0 +1,246 @@
+"""Runs a submission's code in the sandbox on the inputs of tests, and compares what it gives outside."""
+
+from __future__ import annotations
+
+import ast
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from verigym.tasks.errors import SandboxError
+from verigym.verifiers._asserts import Check
+from verigym.verifiers._plain import Numbers, close, equal, short
+from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Session, Status
+from verigym.verifiers.verdict import Outcome
+
+Checker = Callable[[str, str, str], bool]
+
+_DRIVER = "_verigym_call_"
+_TESTS = "_verigym_tests"
+_NOT_PLAIN = "not a plain value"
+_OUTCOMES = {
+    Status.ERROR: Outcome.ERROR,
+    Status.MEMORY: Outcome.ERROR,
+    Status.OUTPUT: Outcome.ERROR,
+    Status.TIMEOUT: Outcome.TIMEOUT,
+    Status.INFRA_ERROR: Outcome.INFRA_ERROR,
+}
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """How many of the tests passed, and what there is to say of the first that did not."""
+
+    passed: int
+    total: int
+    outcome: Outcome = Outcome.CORRECT
+    reason: str = ""
+    first: Mapping[str, str] = field(default_factory=dict)
+    """Input, expected and got of the first failing test, as far as they are known."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Where code runs and by which rules its results are compared.
+
+    `stop_early`: tests that run one by one end with the first that fails.
+    """
+
+    sandbox: Sandbox
+    cancelled: threading.Event
+    limits: Limits
+    numbers: Numbers = "python"
+    tolerance: float | None = None
+    checker: Checker | None = None
+    stop_early: bool = True
+
+    def run(self, job: Job, answer: Callable[[Call], Return] | None = None) -> SandboxResult:
+        return self.sandbox.run(job, answer=answer, cancelled=self.cancelled)
+
+    def equals(self, one: Any, other: Any) -> bool:
+        """Whether two values are the same by the declared policy, within the tolerance if there is one."""
+        if equal(one, other, self.numbers):
+            return True
+        return self.tolerance is not None and close(one, other, self.tolerance)
+
+
+def run_checks(runner: Runner, source: str, checks: Sequence[Check]) -> Findings:
+    """Makes all calls in one job, each on inputs of its own, and looks at what they return."""
+    drivers = [
+        f"def {_DRIVER}{index}(): return {check.expression}\n"
+        for index, check in enumerate(checks)
+        if check.expression or not check.function
+    ]
+    calls = [
+        Call(f"{_DRIVER}{index}") if not check.function else Call(check.function, check.args, check.kwargs)
+        for index, check in enumerate(checks)
+    ]
+    whole = f"{source}\n{''.join(drivers)}"
+    result = runner.run(Job(whole, tuple(calls), limits=runner.limits, allow_nonfinite=True))
+    judged = [_judge(check, returned, runner) for check, returned in zip(checks, result.returns, strict=False)]
+    passed = sum(finding is None for finding in judged)
+    if result.status is not Status.OK:
+        test = _first_of(checks[len(judged)].text) if len(judged) < len(checks) else {}
+        return _failed(result, passed, len(checks), test)
+    failing = [finding for finding in judged if finding is not None]
+    if not failing and len(judged) == len(checks):
+        return Findings(passed, len(checks))
+    outcome, reason, first = failing[0] if failing else (Outcome.ERROR, "the code ended before all tests", {})
+    return Findings(passed, len(checks), outcome, reason, first)
+
+
+def _judge(check: Check, returned: Return, runner: Runner) -> tuple[Outcome, str, dict[str, str]] | None:
+    """What is wrong with the result of one call; None if it passes."""
+    first = {**_first_of(check.text), "expected": short(check.expected)} if check.expected else _first_of(check.text)
+    if not returned.ok:
+        first["got"] = short(returned.error)
+        if returned.error.startswith(_NOT_PLAIN):
+            return Outcome.WRONG, "a test gets what is no plain value", first
+        return Outcome.ERROR, f"the code fails in a test: {_one_line(returned.error)}", first
+    try:
+        if check.holds(returned.value, runner.equals):
+            return None
+    except Exception:  # the test cannot even be evaluated on this value
+        pass
+    return Outcome.WRONG, "a test gets another value than it expects", {**first, "got": short(returned.value)}
+
+
+def run_proxied(runner: Runner, source: str, test_source: str, entry_points: Sequence[str]) -> Findings:
+    """Runs test code in a sandbox of its own; what it calls of the submission runs in another, and returns data."""
+    try:
+        session = runner.sandbox.session(runner.limits)
+    except SandboxError as error:
+        return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
+    try:
+        loaded = session.execute(source)
+        if loaded.status is not Status.OK:
+            return _failed(loaded, 0, 1, {})
+        submission = _Submission(session)
+        job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=tuple(entry_points))
+        result = runner.run(job, submission.answer)
+    finally:
+        session.close()
+    if submission.failure:
+        return Findings(0, 1, *submission.failure)
+    if result.status is not Status.OK:
+        return _failed(result, 0, 1, {})
+    returned = result.returns[0]
+    if returned.ok:
+        return Findings(1, 1)
+    if submission.error:
+        return Findings(0, 1, Outcome.ERROR, f"the code fails in a test: {_one_line(submission.error)}")
+    return Findings(0, 1, Outcome.WRONG, "the tests fail", {"test": short(_one_line(returned.error))})
+
+
+class _Submission:
+    """Answers the calls of a test's process with those of the submission's session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.failure: tuple[Outcome, str] | None = None
+        self.error = ""
+        """What the last call raised, if it did."""
+
+    def answer(self, call: Call) -> Return:
+        try:
+            returned = self._session.call(call)
+        except SandboxError as error:
+            self.failure = self.failure or (Outcome.INFRA_ERROR, str(error))
+            return Return(False, error="the session has ended")
+        self.error = "" if returned.ok else returned.error
+        if not self._session.alive:
+            timed_out = "seconds" in returned.error or "time" in returned.error
+            outcome = Outcome.TIMEOUT if timed_out else Outcome.ERROR
+            self.failure = (outcome, f"the code ends its process in a test: {_one_line(returned.error)}")
+        return returned
+
+
+def test_module(context: str, tests: str) -> str:
+    """The module of a test's own process: `context` (trusted code that the tests use), and the tests as a function.
+
+    The function is called when the submission's functions have been replaced by proxies.
+    """
+    body = ast.parse(f"import random\nrandom.seed(0)\n{tests}").body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    indented = "\n".join(f"    {line}" for node in rest for line in ast.unparse(node).splitlines())
+    return "\n".join([context, *map(ast.unparse, imports), f"def {_TESTS}():", indented, ""])
+
+
+def run_programs(runner: Runner, source: str, tests: Sequence[tuple[str, str]]) -> Findings:
+    """Runs the code as a program for each (input, output), and compares what it prints."""
+    passed, worst = 0, Findings(0, len(tests))
+    for given, expected in tests:
+        finding = _run_program(runner, source, given, expected)
+        if finding.outcome is Outcome.INFRA_ERROR:
+            return finding
+        passed += finding.passed
+        if not finding.passed and worst.outcome is Outcome.CORRECT:
+            worst = finding
+        if not finding.passed and (runner.stop_early or finding.outcome is Outcome.TIMEOUT):
+            break  # a program that takes all its time is not run again and again
+    return Findings(passed, len(tests), worst.outcome, worst.reason, worst.first)
+
+
+def _run_program(runner: Runner, source: str, given: str, expected: str) -> Findings:
+    first = {"input": short(given), "expected": short(expected)}
+    result = runner.run(Job(source, stdin=given.encode("utf-8", "replace"), limits=runner.limits))
+    got = result.stdout.decode("utf-8", "replace")
+    if result.status is not Status.OK:
+        return _failed(result, 0, 1, first)
+    if runner.checker is not None:
+        try:
+            right = runner.checker(given, expected, got)
+        except Exception as error:  # a checker is the user's code
+            return Findings(0, 1, Outcome.INFRA_ERROR, f"the checker failed: {type(error).__name__}: {error}")
+    else:
+        right = same_output(got, expected, runner.tolerance)
+    if right:
+        return Findings(1, 1)
+    return Findings(0, 1, Outcome.WRONG, "a test gets another output than it expects", {**first, "got": short(got)})
+
+
+def same_output(got: str, expected: str, tolerance: float | None = None) -> bool:
+    """Whether two outputs are the same but for white space at the end of lines and of the text.
+
+    With a tolerance, words that are numbers may differ by it (absolutely, or relatively where they are above 1), and
+    white space between words does not count.
+    """
+    if _lines(got) == _lines(expected):
+        return True
+    if tolerance is None:
+        return False
+    pairs = list(zip(got.split(), expected.split(), strict=False))
+    return len(got.split()) == len(expected.split()) and all(map(partial(_near, tolerance), *zip(*pairs, strict=True)))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def _near(tolerance: float, got: str, expected: str) -> bool:
+    if got == expected:
+        return True
+    if len(got) > 400 or not _NUMBER.fullmatch(got) or not _NUMBER.fullmatch(expected):
+        return False
+    return abs(float(got) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
+
+
+def _failed(result: SandboxResult, passed: int, total: int, first: Mapping[str, str]) -> Findings:
+    """What a job's end says that was no good end."""
+    last = _one_line(result.stderr.decode("utf-8", "replace").strip().splitlines()[-1:])
+    reason = f"{result.reason}: {last}" if last and result.status is Status.ERROR else result.reason
+    return Findings(passed, total, _OUTCOMES[result.status], reason, first)
+
+
+def _first_of(text: str) -> dict[str, str]:
+    return {"test": short(text)}
+
+
+def _one_line(text: Any) -> str:
+    line = " ".join(str(text[0] if isinstance(text, list) and text else text or "").split())
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -1,0 +1,203 @@
+"""What a code task asks for: its tests, read from a target, and the module that a submission becomes."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from verigym.tasks.errors import VerifierInputError
+from verigym.tasks.task import Task
+from verigym.verifiers import _code_text, _evalplus
+from verigym.verifiers._asserts import Check, Equals, compile_tests
+from verigym.verifiers._code_runs import Findings, Runner, run_checks, run_programs, run_proxied, test_module
+from verigym.verifiers._evaluate import Unsupported
+from verigym.verifiers._plain import short
+
+_SHAPES = (
+    'a code target must be a text of asserts, {"asserts": ...}, {"inputs": [...], "outputs": [...]}, or '
+    '{"reference": ..., "inputs": ..., "entry_point": ...}'
+)
+_TEXTS = ("asserts", "entry_point", "fn_name", "prelude", "reference", "setup", "solution", "stub")
+
+
+@dataclass(frozen=True)
+class Suite(ABC):
+    """The tests of a task. `target` is what the task says of them and of the module around a submission."""
+
+    target: Mapping[str, Any]
+
+    @abstractmethod
+    def judge(self, code: str, runner: Runner) -> Findings:
+        """What the tests find. Raises VerifierInputError if they cannot be run on anything."""
+
+    @property
+    def entry_point(self) -> str:
+        return str(self.target.get("entry_point", ""))
+
+    def module(self, code: str) -> str:
+        """The submission's module: the task's prelude, the code, the task's setup."""
+        prelude, stub = (str(self.target.get(name, "")) for name in ("prelude", "stub"))
+        whole = _code_text.module(code, prelude=prelude, stub=stub, entry_point=self.entry_point)
+        return f"{whole}\n{self.target['setup']}\n" if self.target.get("setup") else whole
+
+
+class AssertSuite(Suite):
+    """Tests written as asserts: rows where they compile, else a process of their own."""
+
+    def judge(self, code: str, runner: Runner) -> Findings:
+        try:
+            checks = self.checks()
+        except Unsupported:
+            return run_proxied(runner, self.module(code), self._tests(), self._entry_points())
+        return run_checks(runner, self.module(code), checks)
+
+    def checks(self) -> tuple[Check, ...]:
+        """The rows. Raises Unsupported if the tests are more than rows."""
+        names = [self.entry_point] if self.entry_point else []
+        checks = compile_tests(str(self.target["asserts"]), frozenset(names))
+        # a module without a call would be a program, whose end says nothing of the tests
+        return checks or (Check("the code runs", lambda value, equals: value is None, expression="None"),)
+
+    def _entry_points(self) -> list[str]:
+        if not self.entry_point:
+            raise VerifierInputError(
+                "tests that are more than calls and comparisons need the task's entry_point, the name of the function"
+            )
+        return [self.entry_point]
+
+    def _tests(self) -> str:
+        solution = str(self.target.get("solution", ""))
+        return test_module(self.module(solution), str(self.target["asserts"]))
+
+
+class ReferenceSuite(Suite):
+    """Inputs whose expected outputs a reference solution gives (EvalPlus)."""
+
+    def judge(self, code: str, runner: Runner) -> Findings:
+        tolerance = float(self.target.get("tolerance", 0))
+        reference, inputs = str(self.target["reference"]), str(self.target["inputs"])
+        checks = _evalplus.checks(runner, reference, inputs, self.entry_point, tolerance)
+        if isinstance(checks, Findings):
+            return checks
+        return run_checks(runner, self.module(code), checks)
+
+
+class ProgramSuite(Suite):
+    """Programs that read standard input and write standard output."""
+
+    def judge(self, code: str, runner: Runner) -> Findings:
+        pairs = list(zip(self.target["inputs"], self.target["outputs"], strict=True))
+        return run_programs(runner, self.module(code), pairs)
+
+
+class JsonSuite(Suite):
+    """Calls whose arguments, a line each, and results are JSON (LiveCodeBench, APPS); tuples count as lists."""
+
+    def judge(self, code: str, runner: Runner) -> Findings:
+        name = str(self.target["fn_name"])
+        method = re.search(r"^class[ \t]+Solution\b", code, re.MULTILINE)
+        function = f"Solution().{name}" if method else name
+        checks = [
+            _json_check(function, given, output, wrapped=bool(self.target.get("wrapped")))
+            for given, output in zip(self.target["inputs"], self.target["outputs"], strict=True)
+        ]
+        return run_checks(runner, self.module(code), checks)
+
+
+def suite_of(task: Task) -> Suite:
+    """The tests of a task. Raises VerifierInputError if its target is no such thing."""
+    return _suite(task.target)
+
+
+def public_suite_of(task: Task) -> Suite | None:
+    """The tests that the agent may see: `metadata["public"]`, in the form of a target; None without any."""
+    public = task.metadata.get("public")
+    if not public:
+        return None
+    hidden = task.target if isinstance(task.target, Mapping) else {}
+    shared = {name: hidden[name] for name in ("entry_point", "prelude", "setup", "stub", "wrapped") if name in hidden}
+    return _suite({**shared, **({"asserts": public} if isinstance(public, str) else public)})
+
+
+def _suite(target: Any) -> Suite:
+    if isinstance(target, str):
+        target = {"asserts": target}
+    if not isinstance(target, Mapping):
+        raise VerifierInputError(f"{_SHAPES}, not {short(target, 60)}")
+    for name in _TEXTS:
+        if not isinstance(target.get(name, ""), str):
+            raise VerifierInputError(f"the target's {name} must be text, not {short(target[name], 60)}")
+    if "asserts" in target:
+        return _assert_suite(target)
+    if "reference" in target and "inputs" in target and target.get("entry_point"):
+        return _reference_suite(target)
+    if "inputs" in target and "outputs" in target:
+        return _pairs_suite(target)
+    raise VerifierInputError(f"{_SHAPES}, not {short(dict(target), 60)}")
+
+
+def _assert_suite(target: Mapping[str, Any]) -> Suite:
+    if not target["asserts"].strip():
+        raise VerifierInputError("the target has no tests: 'asserts' is empty")
+    suite = AssertSuite(target)
+    try:
+        suite.checks()
+    except Unsupported:
+        suite._entry_points()
+    return suite
+
+
+def _reference_suite(target: Mapping[str, Any]) -> Suite:
+    _evalplus.inputs_in(str(target["inputs"]))
+    try:
+        float(target.get("tolerance", 0))
+    except (TypeError, ValueError):
+        raise VerifierInputError(
+            f"the target's tolerance must be a number, not {short(target['tolerance'], 60)}"
+        ) from None
+    return ReferenceSuite(target)
+
+
+def _pairs_suite(target: Mapping[str, Any]) -> Suite:
+    inputs, outputs = target["inputs"], target["outputs"]
+    for name, texts in (("inputs", inputs), ("outputs", outputs)):
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+            raise VerifierInputError(f"the target's {name} must be a list of texts, not {short(texts, 60)}")
+    if len(inputs) != len(outputs):
+        raise VerifierInputError(f"the target has {len(inputs)} inputs and {len(outputs)} outputs")
+    if not target.get("fn_name"):
+        return ProgramSuite(target)
+    for given, output in zip(inputs, outputs, strict=True):
+        _json_check("f", given, output, wrapped=False)
+    return JsonSuite(target)
+
+
+def _json_check(function: str, given: str, output: str, *, wrapped: bool) -> Check:
+    try:
+        args = tuple(json.loads(line) for line in given.split("\n") if line.strip())
+        expected = json.loads(output)
+    except (ValueError, RecursionError) as error:
+        raise VerifierInputError(f"a test of a function must be JSON, a line for each argument ({error})") from None
+    text = f"{function}({', '.join(short(arg, 120) for arg in args)})"
+    return Check(text, partial(_json_holds, expected, wrapped), short(expected), function, args)
+
+
+def _json_holds(expected: Any, wrapped: bool, value: Any, equals: Equals) -> bool:
+    """Whether a result is the expected value, or is it in a list of its own where the data set wraps them so."""
+    value = _as_json(value)
+    if equals(value, expected):
+        return True
+    return wrapped and isinstance(expected, list) and len(expected) > 0 and equals(value, expected[0])
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _as_json(part) for key, part in value.items()}
+    return value
