@@ -1,4 +1,4 @@
-"""What the loaders of coding tasks share: names in Python source, doctests, and values written as Python."""
+"""What the loaders of coding tasks share: names in Python source, doctests, and values as JSON."""
 
 from __future__ import annotations
 
@@ -42,21 +42,23 @@ def asserts_in(text: str) -> str:
     return "\n".join(line for line in lines if line.startswith("assert "))
 
 
-def literal(value: Any) -> str:
-    """`value` as Python source without names, so that `inf` and an empty set are calls."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float('{value}')"
-    if isinstance(value, complex):
-        return f"complex('{value}')"
+def tagged(value: Any) -> Any:
+    """`value` as JSON that tells a tuple, a set, a dictionary, complex and infinite numbers from what JSON has.
+
+    Each of them is an object with one key, its type's name; the sandbox's `values` read the same form.
+    """
     if isinstance(value, list):
-        return f"[{', '.join(map(literal, value))}]"
-    if isinstance(value, tuple):
-        return f"({''.join(f'{literal(part)}, ' for part in value)})"
-    if isinstance(value, set):
-        return f"{{{', '.join(map(literal, sorted(value, key=repr)))}}}" if value else "set()"
+        return [tagged(part) for part in value]
+    if isinstance(value, tuple | set):
+        parts = sorted(value, key=repr) if isinstance(value, set) else value
+        return {type(value).__name__: [tagged(part) for part in parts]}
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{literal(key)}: {literal(part)}' for key, part in value.items())}}}"
-    return repr(value)
+        return {"dict": [[tagged(key), tagged(part)] for key, part in value.items()]}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    return value
 
 
 def public_of(inputs: Sequence[str], outputs: Sequence[str], problem: str) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ inputs and results, which is taken instead.
 Its only split is test. Public home: `evalplus/humanevalplus`.
 """
 
+import json
 import os
 from typing import Any
 
@@ -44,7 +45,7 @@ def _to_task(row: Row, default_id: str) -> Task:
     if row.values.get("base_input") is None:
         target["asserts"] = asserts(row)
     else:
-        inputs = _code.literal(inputs_of(row))
+        inputs = json.dumps(_code.tagged(inputs_of(row)))
         target |= {"reference": target["solution"], "inputs": inputs, "tolerance": tolerance(row)}
     return Task(row.id("task_id", default=default_id), row.text("prompt"), target, metadata(row))
 

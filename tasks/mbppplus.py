@@ -13,6 +13,7 @@ complex numbers: `_ARGUMENTS` tells which. Rows of the public hub have `code` an
 Its only split is test. Public home: `evalplus/mbppplus`.
 """
 
+import json
 import os
 from collections.abc import Callable
 from types import MappingProxyType
@@ -108,7 +109,7 @@ def _to_task(row: Row, default_id: str) -> Task:
     solution = row.text("canonical_solution")
     calls = [arguments(_number(row, task_id), args) for args in inputs_of(row)]
     target = {"entry_point": function, "reference": solution, "solution": solution}
-    target |= {"inputs": _code.literal(calls), "tolerance": tolerance(row)}  # type: ignore[dict-item]
+    target |= {"inputs": json.dumps(_code.tagged(calls)), "tolerance": tolerance(row)}  # type: ignore[dict-item]
     metadata = {"entry_point": function, "public": _code.asserts_in(prompt)}
     return Task(task_id, prompt, target, MappingProxyType({name: value for name, value in metadata.items() if value}))
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from verigym.tasks.errors import VerifierInputError
+from verigym.verifiers._code_driver import TRUTH, VALUE
 from verigym.verifiers._evaluate import FUNCTIONS, Evaluator, Unsupported
 from verigym.verifiers._plain import close, is_floats
 
@@ -37,6 +38,8 @@ class Check:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     expression: str = ""
+    driver: str = VALUE
+    """How the result becomes plain data, see `_code_driver`."""
 
 
 @lru_cache(maxsize=4096)
@@ -144,7 +147,8 @@ class _Compiler:
             return evalplus_equal(result, *known, equals) if known else bool(result)
 
         expected = repr(known[0]) if known else _expected(test, call, names)
-        self.checks.append(Check(self._text(statement, call), holds, expected, **self._arguments(call)))
+        driver = TRUTH if _asks_for_truth(test, call) else VALUE
+        self.checks.append(Check(self._text(statement, call), holds, expected, driver=driver, **self._arguments(call)))
 
     def _calls(self, node: ast.AST) -> list[ast.Call]:
         """The calls of the submission in an expression, the outer ones."""
@@ -201,12 +205,15 @@ def is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
+def _asks_for_truth(test: ast.expr, call: ast.Call) -> bool:
+    """Whether a test asks no more of the result than whether it is true, as `assert f(x)` does."""
+    return test is call or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call)
+
+
 def _expected(test: ast.expr, call: ast.Call, names: Mapping[str, Any]) -> str:
     """What the call must return, as text; empty if the test does not say so."""
-    if test is call:
-        return "True"
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call:
-        return "False"
+    if _asks_for_truth(test, call):
+        return str(test is call)
     if isinstance(test, ast.Compare) and test.left is call and isinstance(test.ops[0], ast.Eq | ast.Is):
         return repr(Evaluator(names)(test.comparators[0]))
     return ""

@@ -6,19 +6,21 @@ import ast
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from verigym.tasks.errors import SandboxError
+from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check
 from verigym.verifiers._plain import Numbers, close, equal, short
 from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Session, Status
 from verigym.verifiers.verdict import Outcome
 
 Checker = Callable[[str, str, str], bool]
+WALL_PER_CPU = 5.0
+"""Wall seconds granted for each CPU second, so that the load of the machine does not decide."""
 
-_DRIVER = "_verigym_call_"
 _TESTS = "_verigym_tests"
 _NOT_PLAIN = "not a plain value"
 _OUTCOMES = {
@@ -61,6 +63,13 @@ class Runner:
     def run(self, job: Job, answer: Callable[[Call], Return] | None = None) -> SandboxResult:
         return self.sandbox.run(job, answer=answer, cancelled=self.cancelled)
 
+    def granting(self, cpu_seconds: float) -> Runner:
+        """One that grants at least so much CPU time."""
+        if cpu_seconds <= self.limits.cpu_seconds:
+            return self
+        wall_seconds = max(self.limits.wall_seconds, WALL_PER_CPU * cpu_seconds)
+        return replace(self, limits=replace(self.limits, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds))
+
     def equals(self, one: Any, other: Any) -> bool:
         """Whether two values are the same by the declared policy, within the tolerance if there is one."""
         if equal(one, other, self.numbers):
@@ -70,16 +79,12 @@ class Runner:
 
 def run_checks(runner: Runner, source: str, checks: Sequence[Check]) -> Findings:
     """Makes all calls in one job, each on inputs of its own, and looks at what they return."""
-    drivers = [
-        f"def {_DRIVER}{index}(): return {check.expression}\n"
-        for index, check in enumerate(checks)
-        if check.expression or not check.function
-    ]
+    functions = [check.function or f"(lambda: {check.expression})" for check in checks]
     calls = [
-        Call(f"{_DRIVER}{index}") if not check.function else Call(check.function, check.args, check.kwargs)
-        for index, check in enumerate(checks)
+        _code_driver.call(function, check.args, check.kwargs, check.driver)
+        for function, check in zip(functions, checks, strict=True)
     ]
-    whole = f"{source}\n{''.join(drivers)}"
+    whole = source + _code_driver.SOURCE
     result = runner.run(Job(whole, tuple(calls), limits=runner.limits, allow_nonfinite=True))
     judged = [_judge(check, returned, runner) for check, returned in zip(checks, result.returns, strict=False)]
     passed = sum(finding is None for finding in judged)
@@ -109,18 +114,18 @@ def _judge(check: Check, returned: Return, runner: Runner) -> tuple[Outcome, str
     return Outcome.WRONG, "a test gets another value than it expects", {**first, "got": short(returned.value)}
 
 
-def run_proxied(runner: Runner, source: str, test_source: str, entry_points: Sequence[str]) -> Findings:
+def run_proxied(runner: Runner, source: str, test_source: str, entry_point: str) -> Findings:
     """Runs test code in a sandbox of its own; what it calls of the submission runs in another, and returns data."""
     try:
         session = runner.sandbox.session(runner.limits)
     except SandboxError as error:
         return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
     try:
-        loaded = session.execute(source)
+        loaded = session.execute(source + _code_driver.SOURCE)
         if loaded.status is not Status.OK:
             return _failed(loaded, 0, 1, {})
         submission = _Submission(session)
-        job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=tuple(entry_points))
+        job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=(entry_point,))
         result = runner.run(job, submission.answer)
     finally:
         session.close()
@@ -147,7 +152,7 @@ class _Submission:
 
     def answer(self, call: Call) -> Return:
         try:
-            returned = self._session.call(call)
+            returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
         except SandboxError as error:
             self.failure = self.failure or (Outcome.INFRA_ERROR, str(error))
             return Return(False, error="the session has ended")
@@ -159,16 +164,17 @@ class _Submission:
         return returned
 
 
-def test_module(context: str, tests: str) -> str:
+def test_module(context: str, tests: str, entry_point: str) -> str:
     """The module of a test's own process: `context` (trusted code that the tests use), and the tests as a function.
 
-    The function is called when the submission's functions have been replaced by proxies.
+    The proxy of `entry_point` is there first, and takes its name back from what `context` defines.
     """
     body = ast.parse(f"import random\nrandom.seed(0)\n{tests}").body
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
     indented = "\n".join(f"    {line}" for node in rest for line in ast.unparse(node).splitlines())
-    return "\n".join([context, *map(ast.unparse, imports), f"def {_TESTS}():", indented, ""])
+    kept, given_back = f"_verigym_proxy = {entry_point}", f"{entry_point} = _verigym_proxy"
+    return "\n".join([kept, context, *map(ast.unparse, imports), given_back, f"def {_TESTS}():", indented, ""])
 
 
 def run_programs(runner: Runner, source: str, tests: Sequence[tuple[str, str]]) -> Findings:

@@ -53,7 +53,7 @@ class AssertSuite(Suite):
         try:
             checks = self.checks()
         except Unsupported:
-            return run_proxied(runner, self.module(code), self._tests(), self._entry_points())
+            return run_proxied(runner, self.module(code), self._tests(), self.entry_point)
         return run_checks(runner, self.module(code), checks)
 
     def checks(self) -> tuple[Check, ...]:
@@ -63,16 +63,9 @@ class AssertSuite(Suite):
         # a module without a call would be a program, whose end says nothing of the tests
         return checks or (Check("the code runs", lambda value, equals: value is None, expression="None"),)
 
-    def _entry_points(self) -> list[str]:
-        if not self.entry_point:
-            raise VerifierInputError(
-                "tests that are more than calls and comparisons need the task's entry_point, the name of the function"
-            )
-        return [self.entry_point]
-
     def _tests(self) -> str:
         solution = str(self.target.get("solution", ""))
-        return test_module(self.module(solution), str(self.target["asserts"]))
+        return test_module(self.module(solution), str(self.target["asserts"]), self.entry_point)
 
 
 class ReferenceSuite(Suite):
@@ -81,10 +74,12 @@ class ReferenceSuite(Suite):
     def judge(self, code: str, runner: Runner) -> Findings:
         tolerance = float(self.target.get("tolerance", 0))
         reference, inputs = str(self.target["reference"]), str(self.target["inputs"])
-        checks = _evalplus.checks(runner, reference, inputs, self.entry_point, tolerance)
-        if isinstance(checks, Findings):
-            return checks
-        return run_checks(runner, self.module(code), checks)
+        expected = _evalplus.checks(runner, reference, inputs, self.entry_point, tolerance)
+        if isinstance(expected, Findings):
+            return expected
+        return run_checks(
+            runner.granting(_evalplus.CPU_FACTOR * expected.cpu_seconds), self.module(code), expected.rows
+        )
 
 
 class ProgramSuite(Suite):
@@ -147,8 +142,9 @@ def _assert_suite(target: Mapping[str, Any]) -> Suite:
     suite = AssertSuite(target)
     try:
         suite.checks()
-    except Unsupported:
-        suite._entry_points()
+    except Unsupported as unsupported:
+        if not suite.entry_point.isidentifier():
+            raise VerifierInputError(f"{unsupported}: such tests need the function's name, entry_point") from None
     return suite
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import ast
+import json
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 from verigym.tasks.errors import VerifierInputError
+from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check, Equals, evalplus_equal
+from verigym.verifiers._code_driver import PRESENCE, TIMED, VALUE
 from verigym.verifiers._code_runs import Findings, Runner
-from verigym.verifiers._evaluate import Evaluator, Unsupported
 from verigym.verifiers._plain import equal, short
-from verigym.verifiers.sandbox import Call, Job, Status
+from verigym.verifiers.sandbox import Call, Job, Status, values
 from verigym.verifiers.verdict import Outcome
 
 REFERENCE_SECONDS = 60.0
-MAX_OUTPUT_BYTES = 16 << 20
+CPU_FACTOR = 3.0
+"""A submission may take so many times the reference's CPU time, where that is more than the limit."""
 _CAPACITY = 2048
+_MOST_JOBS = 20
 
 # functions of MBPP whose results are compared in their own way, as EvalPlus does
 _AS_SETS = {
@@ -36,73 +39,82 @@ _AS_SETS = {
 }
 _NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 
-_expected: OrderedDict[tuple[str, str, str], tuple[Any, ...]] = OrderedDict()
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a reference solution returned, as rows, and the CPU time that it took for all of them.
+
+    Left out are inputs on which it takes more than a second, or returns what is no plain value or too long a one.
+    """
+
+    rows: tuple[Check, ...]
+    cpu_seconds: float
+
+
+_references: OrderedDict[tuple[str, str, str, float], Reference] = OrderedDict()
 _lock = threading.Lock()
 
 
 @lru_cache(maxsize=_CAPACITY)
 def inputs_in(text: str) -> tuple[tuple[Any, ...], ...]:
-    """The arguments of each call, from a list of lists as Python writes it. Raises VerifierInputError."""
+    """The arguments of each call, from JSON of a list of lists (see `values`). Raises VerifierInputError."""
     try:
-        inputs = Evaluator({})(ast.parse(text, mode="eval").body)
+        inputs = values.decode(json.loads(text), allow_nonfinite=True)
         return tuple(tuple(args) for args in inputs)
-    except (Unsupported, SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise VerifierInputError(f"the inputs of the task are no list of arguments: {short(str(error))}") from error
 
 
-def checks(runner: Runner, reference: str, inputs: str, entry_point: str, tolerance: float) -> list[Check] | Findings:
-    """A row for each input, or our failure to run the reference. Raises VerifierInputError if it fails itself."""
-    calls = inputs_in(inputs)
-    expected = _outputs(runner, reference, inputs, entry_point)
-    if isinstance(expected, Findings):
-        return expected
-    return [
-        Check(
-            f"{entry_point}({', '.join(short(arg, 80) for arg in args)})",
-            partial(_holds, entry_point, args, output, tolerance),
-            short(output),
-            entry_point,
-            args,
-        )
-        for args, output in zip(calls, expected, strict=True)
-    ]
+def checks(runner: Runner, reference: str, inputs: str, entry_point: str, tolerance: float) -> Reference | Findings:
+    """A row for each input, or our failure to run the reference. Raises VerifierInputError if it fails itself.
 
-
-def _outputs(runner: Runner, reference: str, inputs: str, entry_point: str) -> tuple[Any, ...] | Findings:
-    """What the reference returns, in a job of its own; kept, as it is the same for every submission."""
-    key = (reference, inputs, entry_point)
+    The reference runs in a job of its own, once for all submissions.
+    """
+    key = (reference, inputs, entry_point, tolerance)
     with _lock:
-        if key in _expected:
-            _expected.move_to_end(key)
-            return _expected[key]
-    outputs = _run_reference(runner, *key)
-    if not isinstance(outputs, Findings):
+        if key in _references:
+            _references.move_to_end(key)
+            return _references[key]
+    found = _run_reference(runner, *key)
+    if isinstance(found, Reference):
         with _lock:
-            _expected[key] = outputs
-            while len(_expected) > _CAPACITY:
-                _expected.popitem(last=False)
-    return outputs
+            _references[key] = found
+            while len(_references) > _CAPACITY:
+                _references.popitem(last=False)
+    return found
 
 
-def _run_reference(runner: Runner, reference: str, inputs: str, entry_point: str) -> tuple[Any, ...] | Findings:
-    limits = replace(
-        runner.limits,
-        cpu_seconds=max(REFERENCE_SECONDS, runner.limits.cpu_seconds),
-        wall_seconds=max(2 * REFERENCE_SECONDS, runner.limits.wall_seconds),
-        output_bytes=max(MAX_OUTPUT_BYTES, runner.limits.output_bytes),
-    )
-    calls = tuple(Call(entry_point, args) for args in inputs_in(inputs))
-    result = runner.run(Job(reference, calls, limits=limits, allow_nonfinite=True))
-    if result.status is Status.INFRA_ERROR:
-        return Findings(0, len(calls), Outcome.INFRA_ERROR, result.reason)
-    failed = next((returned.error for returned in result.returns if not returned.ok), "")
-    if result.status is not Status.OK or failed:
-        raise VerifierInputError(f"the reference solution fails on its own inputs: {short(failed or result.reason)}")
-    return tuple(_expected_of(entry_point, returned.value) for returned in result.returns)
+def _run_reference(
+    runner: Runner, reference: str, inputs: str, entry_point: str, tolerance: float
+) -> Reference | Findings:
+    """Calls the reference on all inputs; a call that ends its job is left out, and the rest goes into another one."""
+    limits = replace(runner.limits, cpu_seconds=REFERENCE_SECONDS, wall_seconds=2 * REFERENCE_SECONDS)
+    source = reference + _code_driver.SOURCE + _code_driver.TIMED_SOURCE
+    driver = PRESENCE if entry_point in _NOT_NONE else VALUE
+    left, rows, failed, seconds = list(inputs_in(inputs)), [], "", 0.0
+    for _ in range(_MOST_JOBS):
+        calls = tuple(Call(TIMED, (driver, entry_point, *args)) for args in left)
+        result = runner.run(Job(source, calls, limits=limits, allow_nonfinite=True))
+        if result.status is Status.INFRA_ERROR:
+            return Findings(0, len(left), Outcome.INFRA_ERROR, result.reason)
+        seconds += result.cpu_seconds
+        for args, returned in zip(left, result.returns, strict=False):
+            failed = failed or returned.error
+            if returned.ok:
+                rows.append(_check(entry_point, args, returned.value, tolerance, driver))
+        left = left[len(result.returns) + 1 :]
+        if result.status is Status.OK or not left:
+            break
+        failed = failed or result.reason
+    if not rows:
+        raise VerifierInputError(f"the reference solution fails on its own inputs: {short(failed)}")
+    return Reference(tuple(rows), seconds)
 
 
-def _expected_of(entry_point: str, value: Any) -> Any:
-    return value is not None if entry_point in _NOT_NONE and not isinstance(value, bool) else value
+def _check(entry_point: str, args: tuple[Any, ...], output: Any, tolerance: float, driver: str) -> Check:
+    text = f"{entry_point}({', '.join(short(arg, 80) for arg in args)})"
+    holds = partial(_holds, entry_point, args, output, tolerance)
+    return Check(text, holds, short(output), entry_point, args, driver=driver)
 
 
 def _holds(entry_point: str, args: Sequence[Any], expected: Any, tolerance: float, value: Any, equals: Equals) -> bool:
@@ -114,8 +126,6 @@ def _holds(entry_point: str, args: Sequence[Any], expected: Any, tolerance: floa
         return abs(sum(factor * math.pow(value, power) for power, factor in enumerate(args[0]))) <= tolerance
     if entry_point in _AS_SETS:
         return equal(set(value), set(expected))
-    if entry_point in _NOT_NONE:
-        return equal(value if isinstance(value, bool) else value is not None, expected)
     if entry_point == "surface_Area" and abs(value - _surface(*args)) <= tolerance:
         return True
     if entry_point == "digit_distance_nums" and equal(value, _digit_distance(*args)):

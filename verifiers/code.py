@@ -13,7 +13,7 @@ from typing import Any
 from verigym.tasks._rows import is_unicode
 from verigym.tasks.errors import ConfigError
 from verigym.tasks.task import Task
-from verigym.verifiers._code_runs import Checker, Findings, Runner
+from verigym.verifiers._code_runs import WALL_PER_CPU, Checker, Findings, Runner
 from verigym.verifiers._code_suites import public_suite_of, suite_of
 from verigym.verifiers._code_text import code_in, fenced
 from verigym.verifiers._plain import NUMBERS
@@ -24,7 +24,6 @@ from verigym.verifiers.verifier import Verifier
 MAX_LENGTH = 500_000  # characters of code
 REWARDS = {"all": "all_passed", "fraction": "fraction_passed"}
 _DEFAULT = Limits()
-_WALL_PER_CPU = 5  # so that the load of the machine does not decide
 
 
 class CodeVerifier(Verifier):
@@ -74,7 +73,7 @@ class CodeVerifier(Verifier):
         self._runner = Runner(
             self._sandbox,
             self._closed,
-            Limits(cpu_seconds, max(_DEFAULT.wall_seconds, _WALL_PER_CPU * cpu_seconds), int(memory_bytes)),
+            Limits(cpu_seconds, max(_DEFAULT.wall_seconds, WALL_PER_CPU * cpu_seconds), int(memory_bytes)),
             numbers,  # type: ignore[arg-type]
             tolerance,
             _resolve(checker) if isinstance(checker, str) else checker,

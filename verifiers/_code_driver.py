@@ -1,0 +1,62 @@
+"""Code that is appended to a submission, and runs in its process: calls a function and makes plain data of the result.
+
+It decides nothing: whoever tampers with it gives another value, which is compared outside like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verigym.verifiers.sandbox import Call
+
+VALUE, TRUTH, PRESENCE, TIMED = "_verigym_value", "_verigym_truth", "_verigym_presence", "_verigym_timed"
+MAX_SECONDS = 1.0
+"""CPU time of a call by TIMED."""
+
+SOURCE = f"""
+
+def _verigym_plain(value):
+    import collections
+    if type(value) in (collections.Counter, collections.defaultdict, collections.OrderedDict):
+        value = dict(value)
+    if type(value) is dict:
+        return {{key: _verigym_plain(part) for key, part in value.items()}}
+    if type(value) in (list, tuple):
+        return type(value)(map(_verigym_plain, value))
+    return value
+
+
+def {VALUE}(_verigym_name, /, *args, **kwargs):
+    return _verigym_plain(eval(_verigym_name)(*args, **kwargs))
+
+
+def {TRUTH}(_verigym_name, /, *args, **kwargs):
+    value = _verigym_plain(eval(_verigym_name)(*args, **kwargs))
+    plain = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
+    return value if type(value) in plain else bool(value)
+
+
+def {PRESENCE}(_verigym_name, /, *args, **kwargs):
+    value = eval(_verigym_name)(*args, **kwargs)
+    return value if type(value) is bool else value is not None
+"""
+
+# For trusted code only: it could undo the alarm.
+TIMED_SOURCE = f"""
+
+def {TIMED}(_verigym_function, _verigym_name, /, *args, **kwargs):
+    import signal
+    def late(number, frame):
+        raise TimeoutError("too slow")
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, {MAX_SECONDS})
+    try:
+        return globals()[_verigym_function](_verigym_name, *args, **kwargs)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+"""
+
+
+def call(function: str, args: tuple[Any, ...], kwargs: Any, driver: str = VALUE) -> Call:
+    """The call of `function` (a name, or an expression that gives a function) by way of a driver."""
+    return Call(driver, (function, *args), kwargs)
