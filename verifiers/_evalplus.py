@@ -123,7 +123,7 @@ def _holds(entry_point: str, args: Sequence[Any], expected: Any, tolerance: floa
     Two are left out, as they take a constant for right: any result of `are_equivalent`, and 0 of `sum_div`.
     """
     if entry_point == "find_zero":
-        return abs(sum(factor * math.pow(value, power) for power, factor in enumerate(args[0]))) <= tolerance
+        return bool(abs(sum(factor * math.pow(value, power) for power, factor in enumerate(args[0]))) <= tolerance)
     if entry_point in _AS_SETS:
         return equal(set(value), set(expected))
     if entry_point == "surface_Area" and abs(value - _surface(*args)) <= tolerance:
