@@ -11,7 +11,8 @@ or, where a method of a class is asked for, with tests such as {"input": "[1, 2]
 "functional"} (JSON, a line for each argument), `starter_code` and {"func_name": "twoSum"} in its `metadata`.
 
 The prompt is the question and the starter code; a right answer is the program, or the class, in a fenced block. The
-private tests may be a list of JSON, or that list packed (base64 of zlib of a pickled text).
+private tests may be a list of JSON, or that list packed (base64 of zlib of a pickled text). The set names no
+solutions; rows of one's own may, as `solution`.
 Its only split is test. Public home: `livecodebench/code_generation_lite`, whose files (`test.jsonl`, `test2.jsonl`)
 are read from a folder or one by one, since the hub's loading script is no longer run.
 """
@@ -57,6 +58,8 @@ def _to_task(row: Row, default_id: str) -> Task:
     question = row.text("question_content").strip()
     prompt = f"{question}\n\n{STARTER}\n\n{starter}" if starter else question
     target = {**_pairs(tests), **_function(row, tests), "prelude": PRELUDE}
+    if row.values.get("solution"):
+        target["solution"] = row.text("solution")
     metadata = {name: row.values.get(name) for name in ("difficulty", "contest_date", "platform")}
     metadata["public"] = {**_pairs(public), **_function(row, public)} if public else None
     return Task(row.id("question_id", "id", default=default_id), prompt, target, MappingProxyType(_given(metadata)))

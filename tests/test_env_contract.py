@@ -16,6 +16,7 @@ NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../sh
 NEEDS_REASONING_GYM = pytest.mark.skipif(
     find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed: pip install 'verigym[reasoning-gym]'"
 )
+CODE_ROWS = Path(__file__).with_name("code_rows")  # made up, in the shape of the data sets
 CALCULATOR = "verigym/Calculator-v0"
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
@@ -28,6 +29,14 @@ ARGUMENTS = {
     "verigym/AQuA-v0": {"source": "aqua/dev.jsonl"},
     "verigym/OlympiadBench-v0": {"source": "olympiadbench_oe_to_maths_en"},
     "verigym/CollegeMath-v0": {"source": "college_math_ccby"},
+    "verigym/HumanEval-v0": {"source": "humaneval/HumanEval_even.jsonl"},
+    "verigym/HumanEvalPlus-v0": {"source": "humanevalplus"},
+    "verigym/MBPP-v0": {"source": "mbpp"},
+    "verigym/MBPPSanitized-v0": {"source": "mbpp_sanitized"},
+    "verigym/MBPPPlus-v0": {"source": "mbppplus"},
+    "verigym/CodeContests-v0": {"source": CODE_ROWS / "code_contests.jsonl"},
+    "verigym/LiveCodeBench-v0": {"source": CODE_ROWS / "livecodebench.jsonl"},
+    "verigym/APPS-v0": {"source": CODE_ROWS / "apps.jsonl"},
     "verigym/ReasoningGym-v0": {"dataset": "chain_sum"},
     "verigym/Custom-v0": {"source": "gsm_hard/gsmhard_first.jsonl", "prompt_field": "question"},
 }
