@@ -67,6 +67,7 @@ class _Compiler:
         self._names: dict[str, Any] = {}
         self._aliases: dict[str, str] = {}
         self._functions: dict[str, ast.FunctionDef] = {}
+        self._unknown: set[str] = set()
 
     def run(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -75,10 +76,14 @@ class _Compiler:
                 raise Unsupported(f"a test with the statement {ast.unparse(statement)[:60]!r}")
             method(statement)
 
-    def _import(self, statement: ast.Import) -> None:
-        """Modules are not imported: what a test takes from one is unknown, but for `math`."""
+    def _pass(self, statement: ast.Pass) -> None:
+        pass
 
-    _pass = _importfrom = _import
+    def _import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        """Modules are not imported: what a test takes from one is unknown, but for `math`."""
+        self._unknown |= {(alias.asname or alias.name).split(".")[0] for alias in statement.names} - {"math"}
+
+    _importfrom = _import
 
     def _functiondef(self, statement: ast.FunctionDef) -> None:
         self._functions[statement.name] = statement
@@ -173,13 +178,11 @@ class _Compiler:
                 return {"function": function, "args": args, "kwargs": kwargs}
         except Unsupported:
             pass
-        used = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)} - {"math"}
-        if used & self._names.keys() or (used - {call.func.id if isinstance(call.func, ast.Name) else ""}) & (
-            self._aliases.keys() | self._functions.keys()
-        ):
+        inner = [*call.args, *(keyword.value for keyword in call.keywords)]
+        used = {node.id for part in inner for node in ast.walk(part) if isinstance(node, ast.Name)}
+        if used & (self._names.keys() | self._aliases.keys() | self._functions.keys() | self._unknown):
             raise Unsupported(f"the arguments of {ast.unparse(call)[:60]!r} are not evaluated")
-        inner = ast.Call(ast.Name(function), call.args, call.keywords)
-        return {"expression": ast.unparse(inner)}
+        return {"expression": ast.unparse(ast.Call(ast.Name(function), call.args, call.keywords))}
 
     def _text(self, statement: ast.stmt, call: ast.Call) -> str:
         name = call.func.id if isinstance(call.func, ast.Name) else ""

@@ -13,7 +13,7 @@ from typing import Any
 from verigym.tasks.errors import SandboxError
 from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check
-from verigym.verifiers._plain import Numbers, close, equal, short
+from verigym.verifiers._plain import Numbers, close, cut, equal, short
 from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Session, Status
 from verigym.verifiers.verdict import Outcome
 
@@ -100,9 +100,9 @@ def run_checks(runner: Runner, source: str, checks: Sequence[Check]) -> Findings
 
 def _judge(check: Check, returned: Return, runner: Runner) -> tuple[Outcome, str, dict[str, str]] | None:
     """What is wrong with the result of one call; None if it passes."""
-    first = {**_first_of(check.text), "expected": short(check.expected)} if check.expected else _first_of(check.text)
+    first = {**_first_of(check.text), **({"expected": cut(check.expected)} if check.expected else {})}
     if not returned.ok:
-        first["got"] = short(returned.error)
+        first["got"] = cut(returned.error)
         if returned.error.startswith(_NOT_PLAIN):
             return Outcome.WRONG, "a test gets what is no plain value", first
         return Outcome.ERROR, f"the code fails in a test: {_one_line(returned.error)}", first
@@ -138,7 +138,7 @@ def run_proxied(runner: Runner, source: str, test_source: str, entry_point: str)
         return Findings(1, 1)
     if submission.error:
         return Findings(0, 1, Outcome.ERROR, f"the code fails in a test: {_one_line(submission.error)}")
-    return Findings(0, 1, Outcome.WRONG, "the tests fail", {"test": short(_one_line(returned.error))})
+    return Findings(0, 1, Outcome.WRONG, "the tests fail", {"test": _one_line(returned.error)})
 
 
 class _Submission:
@@ -244,9 +244,8 @@ def _failed(result: SandboxResult, passed: int, total: int, first: Mapping[str, 
 
 
 def _first_of(text: str) -> dict[str, str]:
-    return {"test": short(text)}
+    return {"test": cut(text)}
 
 
 def _one_line(text: Any) -> str:
-    line = " ".join(str(text[0] if isinstance(text, list) and text else text or "").split())
-    return line if len(line) <= 200 else f"{line[:197]}..."
+    return cut(" ".join(str(text[0] if isinstance(text, list) and text else text or "").split()), 200)

@@ -85,9 +85,10 @@ def module(code: str, *, prelude: str = "", stub: str = "", entry_point: str = "
     """
     if stub and not _defines(code, entry_point):
         return f"{stub.rstrip()}\n{code}\n"
-    if future := _FUTURE.search(code):  # which only comments may precede
-        prelude = f"{future.group()}\n{prelude}"
-    return f"{prelude.rstrip()}\n{code}\n" if prelude.strip() else f"{code}\n"
+    if not prelude.strip():
+        return f"{code}\n"
+    future = "".join(f"{line}\n" for line in _FUTURE.findall(code))  # only comments may stand before it
+    return f"{future}{prelude.rstrip()}\n{_FUTURE.sub('', code)}\n"
 
 
 def _defines(code: str, name: str) -> bool:

@@ -43,9 +43,13 @@ def is_floats(value: Any) -> bool:
 def short(value: Any, length: int = 300) -> str:
     """`value` as Python writes it, cut to `length` characters."""
     try:
-        text = value if isinstance(value, str) and len(value) > length else repr(value)
+        return cut(repr(value[: length + 1] if isinstance(value, str) else value), length)
     except ValueError:  # Python does not write whole numbers of thousands of digits
         return "a whole number of very many digits"
+
+
+def cut(text: str, length: int = 300) -> str:
+    """`text`, cut to `length` characters."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
