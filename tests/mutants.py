@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-SECONDS = 2.0
+SECONDS = 1.0
 _OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,

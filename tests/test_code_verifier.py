@@ -123,6 +123,7 @@ def test_a_function_without_its_beginning_completes_the_stub():
         ("assert f(3)[0] != 2", (3,), [1], [2]),
         ("a, b = 1, [2]\nassert f(a, *b) == b[0]", (1, 2), 2, 3),
         ("assert int(f(5)) == 35", (5,), "35", "36"),
+        ("assert isinstance(f(1), set)", (1,), {1}, [1]),
     ],
 )
 def test_an_assert_becomes_a_call_and_a_condition(test, args, good, bad):
@@ -252,6 +253,21 @@ def test_numbers_and_tolerance_are_options(judge):
 def test_dictionaries_of_the_standard_library_count_as_dictionaries(judge, value):
     source = f"from collections import *\ndef f(x): return [{value}]"
     assert judge(source, {"asserts": "assert f('aab') == [{'a': 2, 'b': 1}]"}).reward == 1
+
+
+def test_values_whose_hashes_collide_are_refused_in_linear_time():
+    (check,) = compile_tests("assert set(f(1)) == {1}")
+    colliding = [n * (2**61 - 1) for n in range(100_000)]
+    with pytest.raises(ValueError, match="hashes collide"):
+        check.holds(colliding, equal)
+    assert check.holds([1] * 100_000, equal)
+
+
+def test_a_test_is_not_ended_by_a_submission_that_stops_its_iteration(judge):
+    asserts = "for y in map(f, (x for x in [1, 2])):\n    assert y == 1"
+    target = {"asserts": asserts, "entry_point": "f", "solution": "def f(x): return 1"}
+    assert judge("def f(x): return 1", target).reward == 1
+    assert judge("def f(x): raise StopIteration", target).outcome is Outcome.ERROR
 
 
 # Verdicts.

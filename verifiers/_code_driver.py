@@ -16,13 +16,12 @@ MAX_SECONDS = 1.0
 SOURCE = f"""
 
 def _verigym_plain(value):
-    import collections
-    if type(value) in (collections.Counter, collections.defaultdict, collections.OrderedDict):
-        value = dict(value)
-    if type(value) is dict:
+    from collections import Counter, OrderedDict, defaultdict
+    kind = type(value)
+    if kind is dict or kind is Counter or kind is OrderedDict or kind is defaultdict:
         return {{key: _verigym_plain(part) for key, part in value.items()}}
-    if type(value) in (list, tuple):
-        return type(value)(map(_verigym_plain, value))
+    if kind is list or kind is tuple:
+        return kind(map(_verigym_plain, value))
     return value
 
 
@@ -33,7 +32,7 @@ def {VALUE}(_verigym_name, /, *args, **kwargs):
 def {TRUTH}(_verigym_name, /, *args, **kwargs):
     value = _verigym_plain(eval(_verigym_name)(*args, **kwargs))
     plain = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
-    return value if type(value) in plain else bool(value)
+    return value if any(type(value) is kind for kind in plain) else bool(value)
 
 
 def {PRESENCE}(_verigym_name, /, *args, **kwargs):

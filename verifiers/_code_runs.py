@@ -157,6 +157,8 @@ class _Submission:
             self.failure = self.failure or (Outcome.INFRA_ERROR, str(error))
             return Return(False, error="the session has ended")
         self.error = "" if returned.ok else returned.error
+        if self.error.startswith("StopIteration"):  # it would end a test's loop over `map` as if all were well
+            returned = Return(False, error=f"RuntimeError: {self.error}")
         if not self._session.alive:
             timed_out = "seconds" in returned.error or "time" in returned.error
             outcome = Outcome.TIMEOUT if timed_out else Outcome.ERROR

@@ -16,7 +16,7 @@ from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check, Equals, evalplus_equal
 from verigym.verifiers._code_driver import PRESENCE, TIMED, VALUE
 from verigym.verifiers._code_runs import Findings, Runner
-from verigym.verifiers._plain import equal, short
+from verigym.verifiers._plain import equal, refuse_colliding, short
 from verigym.verifiers.sandbox import Call, Job, Status, values
 from verigym.verifiers.verdict import Outcome
 
@@ -125,7 +125,7 @@ def _holds(entry_point: str, args: Sequence[Any], expected: Any, tolerance: floa
     if entry_point == "find_zero":
         return bool(abs(sum(factor * math.pow(value, power) for power, factor in enumerate(args[0]))) <= tolerance)
     if entry_point in _AS_SETS:
-        return equal(set(value), set(expected))
+        return equal(set(refuse_colliding(value)), set(expected))
     if entry_point == "surface_Area" and abs(value - _surface(*args)) <= tolerance:
         return True
     if entry_point == "digit_distance_nums" and equal(value, _digit_distance(*args)):

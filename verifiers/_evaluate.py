@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from verigym.verifiers._plain import equal
+from verigym.verifiers._plain import equal, refuse_colliding
 
 MAX_ITEMS = 1_000_000
 MAX_BITS = 1_000_000
@@ -28,11 +28,28 @@ def _range(*arguments: int) -> range:
     return numbers
 
 
+def _set(values: Iterable[Any] = ()) -> set[Any]:
+    return set(refuse_colliding(values))
+
+
+def _frozenset(values: Iterable[Any] = ()) -> frozenset[Any]:
+    return frozenset(refuse_colliding(values))
+
+
+def _dict(pairs: Iterable[Any] = (), **more: Any) -> dict[Any, Any]:
+    if isinstance(pairs, Mapping):
+        return dict(pairs, **more)
+    listed = [tuple(pair) for pair in pairs]
+    refuse_colliding(key for key, _ in listed)
+    return dict(listed, **more)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f.__name__: f for f in (abs, all, any, enumerate, isinstance, len, max, min, reversed, round, sorted, sum, zip)},
     **{f.__name__: f for f in (bool, complex, dict, float, frozenset, int, list, set, str, tuple, type)},
     "range": _range,
 }
+_SAFE: Mapping[Callable[..., Any], Callable[..., Any]] = {set: _set, frozenset: _frozenset, dict: _dict}
 _MATH = ("isclose", "fabs", "sqrt", "floor", "ceil", "isnan", "isinf", "inf", "nan", "pi", "e", "log", "sin", "cos")
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -164,7 +181,7 @@ class Evaluator:
         if any(keyword.arg is None for keyword in node.keywords):
             raise Unsupported("keyword arguments are unpacked")
         keywords = {str(keyword.arg): self(keyword.value) for keyword in node.keywords}
-        value = function(*self._all(node.args), **keywords)
+        value = _SAFE.get(function, function)(*self._all(node.args), **keywords)
         # what is lazy would be used up by whoever looks first
         return list(value) if isinstance(value, enumerate | zip | reversed) else value
 

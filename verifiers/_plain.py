@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import cmath
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Literal
 
 Numbers = Literal["python", "strict"]
 NUMBERS = ("python", "strict")
 
+MAX_COLLIDING = 200
 _RELATIVE = 1e-7  # what EvalPlus grants beside its absolute tolerance
 
 
@@ -40,6 +43,15 @@ def is_floats(value: Any) -> bool:
     return isinstance(value, float)
 
 
+def refuse_colliding(parts: Iterable[Any]) -> list[Any]:
+    """`parts` as a list. Raises ValueError if very many have one hash: a set of them would take quadratic time."""
+    listed = list(parts)
+    often = max(Counter(map(hash, listed)).values(), default=0)
+    if often > MAX_COLLIDING and len({repr(part) for part in listed}) > MAX_COLLIDING:
+        raise ValueError("values whose hashes collide")
+    return listed
+
+
 def short(value: Any, length: int = 300) -> str:
     """`value` as Python writes it, cut to `length` characters."""
     try:
@@ -61,14 +73,14 @@ def _near(one: complex, other: complex, tolerance: float) -> bool:
 
 
 def _frozen(value: Any, numbers: Numbers) -> Any:
-    """A hashable stand-in that is equal for equal values."""
+    """A stand-in that is equal for equal values, and hashable where they are."""
     if isinstance(value, list | tuple):
         return (type(value).__name__, *(_frozen(part, numbers) for part in value))
     if isinstance(value, set | frozenset):
         kind = type(value).__name__ if numbers == "strict" else "set"
         return kind, frozenset(_frozen(part, numbers) for part in value)
     if isinstance(value, dict):
-        return "dict", frozenset((_frozen(key, numbers), _frozen(part, numbers)) for key, part in value.items())
+        return "dict", {_frozen(key, numbers): _frozen(part, numbers) for key, part in value.items()}
     if isinstance(value, float | complex) and value != value:
         return ("nan",)
     return (type(value).__name__, value) if numbers == "strict" else value

@@ -41,6 +41,8 @@ class CodeVerifier(Verifier):
         tolerance: how far numbers may be from the expected ones; None for not at all.
         checker: `(input, expected, got) -> bool` for programs, or "module:function" of one, instead of comparing.
         cpu_seconds: CPU time of the calls of one submission, or of a program on one input.
+        wall_seconds: the time that they may take in all; default: five times the CPU time, and at least 20 s, so that
+            the load of the machine does not decide.
         memory_bytes: memory of the submission's processes.
 
     Raises ConfigError for an option's value, SandboxError if the sandbox does not work here.
@@ -56,13 +58,17 @@ class CodeVerifier(Verifier):
         tolerance: float | None = None,
         checker: Checker | str | None = None,
         cpu_seconds: float = _DEFAULT.cpu_seconds,
+        wall_seconds: float | None = None,
         memory_bytes: int = _DEFAULT.memory_bytes,
     ) -> None:
         _expect("reward", reward, list(REWARDS))
         _expect("numbers", numbers, list(NUMBERS))
         if tolerance is not None and not (type(tolerance) in (int, float) and 0 <= tolerance < math.inf):
             raise ConfigError(f"tolerance must be a number from 0 on, not {tolerance!r}")
-        for name, limit in (("cpu_seconds", cpu_seconds), ("memory_bytes", memory_bytes)):
+        if wall_seconds is None and type(cpu_seconds) in (int, float):
+            wall_seconds = max(_DEFAULT.wall_seconds, WALL_PER_CPU * cpu_seconds)
+        limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_bytes": memory_bytes}
+        for name, limit in limits.items():
             if not (type(limit) in (int, float) and 0 < limit < math.inf):
                 raise ConfigError(f"{name} must be a number above 0, not {limit!r}")
         self._closed = threading.Event()
@@ -73,7 +79,7 @@ class CodeVerifier(Verifier):
         self._runner = Runner(
             self._sandbox,
             self._closed,
-            Limits(cpu_seconds, max(_DEFAULT.wall_seconds, WALL_PER_CPU * cpu_seconds), int(memory_bytes)),
+            Limits(cpu_seconds, float(limits["wall_seconds"] or 0), int(memory_bytes)),
             numbers,  # type: ignore[arg-type]
             tolerance,
             _resolve(checker) if isinstance(checker, str) else checker,
