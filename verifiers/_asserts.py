@@ -149,7 +149,7 @@ class _Compiler:
 
         def holds(value: Any, equals: Equals) -> bool:
             result = Evaluator(names, {call: value}, equals)(test)
-            return evalplus_equal(result, *known, equals) if known else bool(result)
+            return evalplus_equal(result, known[0], known[1], equals) if known else bool(result)
 
         expected = repr(known[0]) if known else _expected(test, call, names)
         driver = TRUTH if _asks_for_truth(test, call) else VALUE

@@ -65,12 +65,6 @@ class CodeVerifier(Verifier):
         _expect("numbers", numbers, list(NUMBERS))
         if tolerance is not None and not (type(tolerance) in (int, float) and 0 <= tolerance < math.inf):
             raise ConfigError(f"tolerance must be a number from 0 on, not {tolerance!r}")
-        if wall_seconds is None and type(cpu_seconds) in (int, float):
-            wall_seconds = max(_DEFAULT.wall_seconds, WALL_PER_CPU * cpu_seconds)
-        limits = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_bytes": memory_bytes}
-        for name, limit in limits.items():
-            if not (type(limit) in (int, float) and 0 < limit < math.inf):
-                raise ConfigError(f"{name} must be a number above 0, not {limit!r}")
         self._closed = threading.Event()
         self._reward = reward
         self._sandbox = shared(sandbox, allow_unsafe=allow_unsafe) if isinstance(sandbox, str) else sandbox
@@ -79,7 +73,7 @@ class CodeVerifier(Verifier):
         self._runner = Runner(
             self._sandbox,
             self._closed,
-            Limits(cpu_seconds, float(limits["wall_seconds"] or 0), int(memory_bytes)),
+            _limits(cpu_seconds, wall_seconds, memory_bytes),
             numbers,  # type: ignore[arg-type]
             tolerance,
             _resolve(checker) if isinstance(checker, str) else checker,
@@ -133,6 +127,17 @@ class CodeVerifier(Verifier):
         reward = share if self._reward == "fraction" and not correct else float(correct)
         reason = "all tests pass" if correct else findings.reason
         return Verdict(reward, findings.outcome, reason, {REWARDS[self._reward]: reward}, details)
+
+
+def _limits(cpu_seconds: float, wall_seconds: float | None, memory_bytes: int) -> Limits:
+    """The limits of a job. Raises ConfigError for what is no number above 0."""
+    given = {"cpu_seconds": cpu_seconds, "wall_seconds": wall_seconds, "memory_bytes": memory_bytes}
+    for name, limit in given.items():
+        if limit is not None and (type(limit) not in (int, float) or not 0 < limit < math.inf):
+            raise ConfigError(f"{name} must be a number above 0, not {limit!r}")
+    if wall_seconds is None:
+        wall_seconds = max(_DEFAULT.wall_seconds, WALL_PER_CPU * cpu_seconds)
+    return Limits(cpu_seconds, wall_seconds, int(memory_bytes))
 
 
 def _code_of(text: str) -> tuple[str, Findings | None]:
