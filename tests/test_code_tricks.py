@@ -100,6 +100,12 @@ TRICKS = {
     ),
     "9 forged frames on every descriptor": (f"{FORGE}\ndef f(x):\n    forge()\n    os._exit(0)", WRONG | ERROR),
     "9 forged frames at import": (f"{FORGE}\nforge()\nos._exit(0)", WRONG | ERROR),
+    "9 a forged failure of ours": (
+        "import os, struct\nclass infra_error(Exception): pass\ndef f(x):\n    text = b'infra_error: engine gone'\n"
+        "    os.write(3, struct.pack('>cI', b'X', len(text)) + text)\n    os._exit(0)",
+        WRONG | ERROR,
+    ),
+    "9 a failure of ours by name": ("class infra_error(Exception): pass\ndef f(x): raise infra_error('gone')", ERROR),
     "10 forged frames, then a loop": (
         f"{FORGE}\ndef f(x):\n    forge()\n    while True: pass",
         TIMEOUT | WRONG | ERROR,

@@ -30,6 +30,7 @@ _OUTCOMES = {
     Status.TIMEOUT: Outcome.TIMEOUT,
     Status.INFRA_ERROR: Outcome.INFRA_ERROR,
 }
+_ENDS = {status.value for status in _OUTCOMES}
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -116,19 +117,32 @@ def _judge(check: Check, returned: Return, runner: Runner) -> tuple[Outcome, str
 
 def run_proxied(runner: Runner, source: str, test_source: str, entry_point: str) -> Findings:
     """Runs test code in a sandbox of its own; what it calls of the submission runs in another, and returns data."""
-    try:
-        session = runner.sandbox.session(runner.limits)
-    except SandboxError as error:
-        return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
-    try:
-        loaded = session.execute(source + _code_driver.SOURCE)
-        if loaded.status is not Status.OK:
-            return _failed(loaded, 0, 1, {})
-        submission = _Submission(session)
-        job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=(entry_point,))
-        result = runner.run(job, submission.answer)
-    finally:
-        session.close()
+    findings = Findings(0, 1)
+    for _ in range(2):  # a failure of ours is tried once more
+        try:
+            session = runner.sandbox.session(runner.limits)
+        except SandboxError as error:
+            return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
+        try:
+            findings = _run_proxied(runner, session, source, test_source, entry_point)
+        finally:
+            session.close()
+        if findings.outcome is not Outcome.INFRA_ERROR:
+            return findings
+    # what a session says before it ends may be the submission's word: others must fail, too, to believe in a failure
+    canary = runner.run(Job("def works(): pass", (Call("works"),)))
+    if canary.status is Status.OK:
+        return replace(findings, outcome=Outcome.ERROR, reason=f"the code ends its sandbox twice: {findings.reason}")
+    return findings
+
+
+def _run_proxied(runner: Runner, session: Session, source: str, test_source: str, entry_point: str) -> Findings:
+    loaded = session.execute(source + _code_driver.SOURCE)
+    if loaded.status is not Status.OK:
+        return _failed(loaded, 0, 1, {})
+    submission = _Submission(session)
+    job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=(entry_point,))
+    result = runner.run(job, submission.answer)
     if submission.failure:
         return Findings(0, 1, *submission.failure)
     if result.status is not Status.OK:
@@ -151,17 +165,15 @@ class _Submission:
         """What the last call raised, if it did."""
 
     def answer(self, call: Call) -> Return:
-        try:
-            returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
-        except SandboxError as error:
-            self.failure = self.failure or (Outcome.INFRA_ERROR, str(error))
+        if self.failure is not None:
             return Return(False, error="the session has ended")
+        returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
         self.error = "" if returned.ok else returned.error
         if self.error.startswith("StopIteration"):  # it would end a test's loop over `map` as if all were well
             returned = Return(False, error=f"RuntimeError: {self.error}")
         if not self._session.alive:
-            timed_out = "seconds" in returned.error or "time" in returned.error
-            outcome = Outcome.TIMEOUT if timed_out else Outcome.ERROR
+            status = returned.error.partition(":")[0]
+            outcome = _OUTCOMES[Status(status)] if status in _ENDS else Outcome.ERROR
             self.failure = (outcome, f"the code ends its process in a test: {_one_line(returned.error)}")
         return returned
 
