@@ -36,7 +36,8 @@ class QuestionEnv(TextEnv):
         verifier_options: options of a verifier given by name, such as {"extract": "latex"}.
         instructions: a text put under the question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none).
-        tools: functions or Tools, or "module:attribute" paths to them; one or several.
+        tools: functions or Tools, or "module:attribute" paths to them; one or several. A function that returns a Tool
+            is called, and makes this environment's own.
         feedback: "public" tells a turn that fails the task's public tests so, and lets it try again while turns are
             left; "none" takes the first answer. Only a verifier with public tests has something to tell.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
@@ -86,9 +87,20 @@ class QuestionEnv(TextEnv):
         self._demonstrate = _resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
 
     def opening(self, task: Task) -> list[Message]:
+        for tool in self._tools.values():
+            tool.reset()
         text = f"{task.prompt}\n\n{self.instructions}" if self.instructions else task.prompt
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, {"role": "user", "content": text}]
+
+    @property
+    def isolated(self) -> bool:
+        return super().isolated and all(tool.isolated for tool in self._tools.values())
+
+    def close(self) -> None:
+        super().close()
+        for tool in self._tools.values():
+            tool.close()
 
     @property
     def tools(self) -> list[dict[str, Any]]:
@@ -171,6 +183,8 @@ def _resolve(path: str) -> Callable[..., Any]:
 def _as_tool(tool: Callable[..., Any] | Tool | str) -> Tool:
     if isinstance(tool, str):
         tool = _resolve(tool)
+    if callable(tool) and inspect.signature(tool).return_annotation in (Tool, Tool.__name__):
+        tool = tool()
     if isinstance(tool, Tool):
         return tool
     try:

@@ -148,6 +148,17 @@ for name, task_set, split, instructions, tokens in (
             "max_tokens_per_turn": tokens,
         },
     )
+register(
+    "verigym/PythonTool-v0",
+    kwargs={
+        "task_set": "math",
+        "instructions": f"You may run Python to work it out. {BOXED}",
+        "tools": ("verigym.envs.python_tool:python_tool",),
+        "chance": 0.0281,  # as MATH-v0
+        "max_turns": 8,
+        "max_tokens_per_turn": 2048,
+    },
+)
 register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})
 register(
     "verigym/Arithmetic-v0",

@@ -126,6 +126,11 @@ class TextEnv(gym.Env[str, str]):
         """JSON schemas of the tools that the agent may call."""
         return []
 
+    @property
+    def isolated(self) -> bool:
+        """Whether nothing that the agent says runs where it could reach the trainer; training asks for that."""
+        return self.verifier.isolated
+
     def golds(self, task: Task) -> list[str]:
         """Final turns that are right, one for each accepted answer, for validation."""
         return self.verifier.golds(task)

@@ -18,6 +18,7 @@ NEEDS_REASONING_GYM = pytest.mark.skipif(
 )
 CODE_ROWS = Path(__file__).with_name("code_rows")  # made up, in the shape of the data sets
 CALCULATOR = "verigym/Calculator-v0"
+TOOLS = {CALCULATOR: ["calculator"], "verigym/PythonTool-v0": ["python"]}
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
 ARGUMENTS = {
@@ -37,6 +38,7 @@ ARGUMENTS = {
     "verigym/CodeContests-v0": {"source": CODE_ROWS / "code_contests.jsonl"},
     "verigym/LiveCodeBench-v0": {"source": CODE_ROWS / "livecodebench.jsonl"},
     "verigym/APPS-v0": {"source": CODE_ROWS / "apps.jsonl"},
+    "verigym/PythonTool-v0": {"source": "math_hendrycks"},
     "verigym/ReasoningGym-v0": {"dataset": "chain_sum"},
     "verigym/Custom-v0": {"source": "gsm_hard/gsmhard_first.jsonl", "prompt_field": "question"},
 }
@@ -74,7 +76,7 @@ def test_each_environment_keeps_to_every_sentence(env_id):
 
 
 # Verifying takes a second for some of these; the slow tier verifies them all.
-SAMPLED = {"verigym/HumanEvalPlus-v0": 20, "verigym/MBPPPlus-v0": 40}
+SAMPLED = {"verigym/PythonTool-v0": 30, "verigym/HumanEvalPlus-v0": 20, "verigym/MBPPPlus-v0": 40}
 
 
 @each_id
@@ -95,7 +97,7 @@ def test_first_message_is_the_prompt_and_the_instructions(env_id):
     assert env.unwrapped.tasks.get(info["task_id"]).prompt in observation
     assert env.unwrapped.instructions in observation
     assert [message["role"] for message in info["messages"]] == ["user"]
-    assert [tool["function"]["name"] for tool in info["tools"]] == (["calculator"] if env_id == CALCULATOR else [])
+    assert [tool["function"]["name"] for tool in info["tools"]] == TOOLS.get(env_id, [])
 
 
 @each_id

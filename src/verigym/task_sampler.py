@@ -18,7 +18,7 @@ from verigym.tasks.task import TaskSet
 class TaskSampler:
     """A pure function of (seed, position): `position` holds how many groups of each environment were drawn.
 
-    Raises ConfigError for an environment whose verifier runs answers where they could reach the trainer.
+    Raises ConfigError for an environment that runs what a policy says where it could reach the trainer.
     """
 
     def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
@@ -103,11 +103,11 @@ def task_ids(spec: EnvSpec) -> list[str]:
 def _isolated(spec: EnvSpec) -> EnvSpec:
     """`spec`, if what a policy says in it runs in isolation. Raises ConfigError."""
     env = spec.make()
-    verifier = getattr(env.unwrapped, "verifier", None)
+    isolated = getattr(env.unwrapped, "isolated", True)
     env.close()
-    if verifier is not None and not verifier.isolated:
+    if not isolated:
         raise ConfigError(
-            f"{spec.id} is not trained on: its verifier runs answers without isolation; "
+            f"{spec.id} is not trained on: it runs the policy's code without isolation; "
             "choose a sandbox that isolates (docker or bubblewrap, see docs/verifiers.md)"
         )
     return spec

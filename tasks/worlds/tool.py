@@ -21,17 +21,26 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MAX_ECHO = 100  # characters of a wrong argument that the agent is shown
 
 
+def _nothing() -> None:
+    """What most tools do at an episode's start and end."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function as an agent sees it: a name, what it does, and the JSON schema of its arguments.
 
-    `Tool.from_function` derives all three; the constructor takes them as they are.
+    `Tool.from_function` derives all three; the constructor takes them as they are. A tool with a state belongs to one
+    environment: `reset` begins an episode with a new state, `close` (from any thread) ends what the tool holds.
+    `isolated` is false of one that runs an agent's code where it could reach the trainer.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     function: Callable[..., Any]
+    reset: Callable[[], None] = _nothing
+    close: Callable[[], None] = _nothing
+    isolated: bool = True
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> Tool:
