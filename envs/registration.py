@@ -149,6 +149,18 @@ for name, task_set, split, instructions, tokens in (
         },
     )
 register(
+    "verigym/TinyCode-v0",
+    kwargs={
+        "task_set": "tiny_code",
+        "verifier": "code",
+        "instructions": "Put it into one fenced block, which begins with a line ```python.",
+        "feedback": "public",
+        "chance": "verigym.tasks.tiny_code:chance",
+        "demonstrate": "verigym.tasks.tiny_code:demonstrate",
+        "max_tokens_per_turn": 256,
+    },
+)
+register(
     "verigym/PythonTool-v0",
     kwargs={
         "task_set": "math",

@@ -43,13 +43,21 @@ SAMPLES: dict[str, Sample] = {
         Submission(r"<think>Because.</think> It is \boxed{1}."),
         Submission(r"It is \boxed{8675309}."),
     ),
+    "code": Sample(
+        Task("t", "Add two numbers.", {"asserts": "assert add(2, 40) == 42", "solution": "def add(a, b): return a + b"}),
+        Submission("<think>a + b</think>\n```python\ndef add(a, b):\n    return a + b\n```"),
+        Submission("```python\ndef add(a, b):\n    return a - b\n```"),
+    ),
     "composite": Sample(
         Task("t", "What is six times seven?", "42"),
         Submission(r"<think>6 * 7</think> It is \boxed{42}."),
         Submission(r"\boxed{41}"),
     ),
 }
-OPTIONS: dict[str, dict[str, Any]] = {"composite": {"parts": {"math": 1.0, "format": 0.1}}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "code": {"sandbox": "bubblewrap"},
+    "composite": {"parts": {"math": 1.0, "format": 0.1}},
+}
 
 
 JUNK = [
@@ -75,7 +83,7 @@ sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 
 
 def test_every_registered_verifier_of_texts_has_a_sample():
-    assert {"choice", "composite", "exact", "format", "math", "numeric"} == set(SAMPLES) <= set(verifiers.registered())
+    assert {"choice", "code", "composite", "exact", "format", "math", "numeric"} == set(SAMPLES) <= set(verifiers.registered())
 
 
 def outline(verdict: Verdict) -> tuple[Any, ...]:
