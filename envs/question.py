@@ -180,10 +180,9 @@ def _resolve(path: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _as_tool(tool: Callable[..., Any] | Tool | str) -> Tool:
-    if isinstance(tool, str):
-        tool = _resolve(tool)
-    if callable(tool) and inspect.signature(tool).return_annotation in (Tool, Tool.__name__):
+def _as_tool(given: Callable[..., Any] | Tool | str) -> Tool:
+    tool = _resolve(given) if isinstance(given, str) else given
+    if not isinstance(tool, Tool) and inspect.signature(tool).return_annotation in (Tool, Tool.__name__):
         tool = tool()
     if isinstance(tool, Tool):
         return tool

@@ -6,7 +6,7 @@
 | 2 | an addition and a product, one after the other | x plus 12, then times 3 | 0.001 |
 | 3 | a sum of multiples of x and y | x times 3, plus y times 14 | 0.001 |
 | 4 | one operation or another, by the size of x | x times 3 if x is above 5, else x minus 9 | 0.001 |
-| 5 | a sum over a list's numbers above a bound | the sum of y times 7, for each y in the list x that is above 3 | 0.001 |
+| 5 | a sum over some of a list | the sum of y times 7, for each y in the list x that is above 3 | 0.001 |
 
 A task of level 2: the prompt "Write a function f(x) that returns x plus 12, then times 3. For example, f(4) is 48.",
 asserts as the target's tests (the one of the example is public), and a correct answer

@@ -44,7 +44,7 @@ SAMPLES: dict[str, Sample] = {
         Submission(r"It is \boxed{8675309}."),
     ),
     "code": Sample(
-        Task("t", "Add two numbers.", {"asserts": "assert add(2, 40) == 42", "solution": "def add(a, b): return a + b"}),
+        Task("t", "Add them.", {"asserts": "assert add(2, 40) == 42", "solution": "def add(a, b): return a + b"}),
         Submission("<think>a + b</think>\n```python\ndef add(a, b):\n    return a + b\n```"),
         Submission("```python\ndef add(a, b):\n    return a - b\n```"),
     ),
@@ -83,7 +83,11 @@ sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 
 
 def test_every_registered_verifier_of_texts_has_a_sample():
-    assert {"choice", "code", "composite", "exact", "format", "math", "numeric"} == set(SAMPLES) <= set(verifiers.registered())
+    assert (
+        {"choice", "code", "composite", "exact", "format", "math", "numeric"}
+        == set(SAMPLES)
+        <= set(verifiers.registered())
+    )
 
 
 def outline(verdict: Verdict) -> tuple[Any, ...]:
