@@ -39,6 +39,7 @@ from heapq import *
 from itertools import *
 from math import *
 from typing import *
+from builtins import *  # `pow` and others, which the above hide
 """
 STARTER = "Start from this code:"
 _MAX_BYTES = 1 << 30  # of a row's private tests, unpacked

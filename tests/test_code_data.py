@@ -59,6 +59,17 @@ def test_canonical_solutions_pass_and_tests_compile_as_documented(box, name, sou
     assert sum(number or 0 for number in compiled.values()) == rows
 
 
+@NEEDS_DATA
+@pytest.mark.parametrize(
+    ("name", "source", "each"), [(*SETS[0][:2], 1), (*SETS[1][:2], 5), (*SETS[3][:2], 5), ("mbppplus", "mbppplus", 5)]
+)
+def test_canonical_solutions_pass_what_is_shown_of_the_tests(box, name, source, each):
+    verifier, task_set = verifiers.make("code", sandbox=box), load(name, source)
+    unusual = [task for task in task_set if task.id in ("596", "Mbpp/596")]
+    for task in [*task_set[::each], *unusual]:
+        assert verifier.feedback(Submission(verifier.golds(task)[0]), task) is None, task.id
+
+
 def number_of_rows(task):
     try:
         return len(compile_tests(task.target["asserts"], frozenset({task.target["entry_point"]})))

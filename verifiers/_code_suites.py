@@ -115,7 +115,11 @@ def public_suite_of(task: Task) -> Suite | None:
     if not public:
         return None
     hidden = task.target if isinstance(task.target, Mapping) else {}
-    shared = {name: hidden[name] for name in ("entry_point", "prelude", "setup", "stub", "wrapped") if name in hidden}
+    shared = {
+        name: hidden[name]
+        for name in ("entry_point", "prelude", "setup", "solution", "stub", "wrapped")
+        if name in hidden
+    }
     return _suite({**shared, **({"asserts": public} if isinstance(public, str) else public)})
 
 
