@@ -4,7 +4,8 @@ A row:
 
     {"id": "fr", "prompt": "What is the capital of France?", "target": "Paris", "metadata": {"topic": "geography"}}
 
-The target is a text, a number, or a list of these: any of several accepted answers. `id` and `metadata` may be left
+The target is a text, a number, or a list of these: any of several accepted answers; or an object, for a verifier that
+reads one (`code`). `id` and `metadata` may be left
 out; what a verifier needs beside the target (`options`, `tolerance`) goes into `metadata`. Rows with other names for
 the two fields need no rewriting: `prompt_field="question"`, `target_field="answer"`.
 A single file holds all rows, whatever the split; for several splits give a folder of files named after them.
@@ -46,6 +47,8 @@ def _to_task(row: Row, default_id: str, *, prompt_field: str, target_field: str)
 
 def _target(row: Row, field: str) -> Any:
     target = row.values.get(field)
+    if isinstance(target, dict) and target:
+        return target
     if isinstance(target, list) and target:
         return tuple(_answer(row, field, answer) for answer in target)
     return _answer(row, field, target)
@@ -55,5 +58,7 @@ def _answer(row: Row, field: str, answer: Any) -> str | int | float:
     if type(answer) in (int, float) or (isinstance(answer, str) and answer.strip()):
         return answer  # type: ignore[no-any-return]
     if field in row.values:
-        raise row.error(f"the field '{field}' must be a text, a number or a list of these, not {str(answer)[:40]!r}")
+        raise row.error(
+            f"the field '{field}' must be a text, a number, a list of these or an object, not {str(answer)[:40]!r}"
+        )
     return row.text(field)  # which says that it is missing

@@ -550,6 +550,22 @@ def test_training_refuses_a_sandbox_that_does_not_isolate(tmp_path):
     assert TaskSampler([EnvSpec("verigym/Custom-v0", kwargs=safe)], 0).task_ids == [["custom-train-0"]]
 
 
+def test_rows_of_ones_own_need_no_code(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    targets = [
+        ADD["asserts"],
+        {**ADD, "solution": RIGHT},
+        {"inputs": ["1"], "outputs": ["1"], "solution": "print(input())"},
+    ]
+    rows.write_text("".join(json.dumps({"prompt": "Do it.", "target": target}) + "\n" for target in targets))
+    options = {"sandbox": "bubblewrap"}
+    env = gym.make("verigym:verigym/Custom-v0", source=str(rows), verifier="code", verifier_options=options).unwrapped
+    assert [len(env.golds(task)) for task in env.tasks] == [0, 1, 1]
+    for task, code in zip(env.tasks, (RIGHT, RIGHT, "print(input())"), strict=True):
+        env.reset(options={"task": task.id})
+        assert env.step(fenced(code))[1] == 1
+
+
 def test_the_command_judges_a_file_of_answers(tmp_path, capsys):
     answers = tmp_path / "answers.jsonl"
     rows = [
