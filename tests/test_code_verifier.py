@@ -133,6 +133,30 @@ def test_an_assert_becomes_a_call_and_a_condition(test, args, good, bad):
     assert not check.holds(bad, equal)
 
 
+def test_methods_of_what_the_submission_makes_are_called_in_its_own_process(judge):
+    target = "assert Stack([1, 2]).push(3).items == [1, 2, 3]\nassert name(2).upper().strip() == 'TWO'"
+    code = (
+        "class Stack:\n    def __init__(self, items): self.items = items\n"
+        "    def push(self, item):\n        self.items.append(item)\n        return self\n"
+        "def name(n): return ' two'"
+    )
+    assert [check.expression for check in compile_tests(target)] == [
+        "Stack([1, 2]).push(3).items",
+        "name(2).upper().strip()",
+    ]
+    assert judge(code, target).outcome is Outcome.CORRECT
+    assert judge(code.replace("two", "one"), target).outcome is Outcome.WRONG
+
+
+def test_a_function_that_the_task_does_not_name_is_the_one_that_the_tests_call(judge):
+    tests = ["assert sorted((f(n) for n in [2, 1]), key=lambda n: -n) == [3, 2]", "assert f(random.random()) > 1"]
+    target = "\n".join(["import random", *tests])
+    with pytest.raises(Unsupported):
+        compile_tests(target)
+    assert judge("def f(n): return n + 1", target).outcome is Outcome.CORRECT
+    assert judge("def f(n): return n", target).outcome is Outcome.WRONG
+
+
 def test_a_check_function_and_its_loops_are_unrolled():
     source = (
         "def check(candidate):\n    for x in range(2, 8):\n        assert candidate(x, x + 1) == str(x)\n\ncheck(base)"
@@ -167,6 +191,11 @@ for i, (inp, exp) in enumerate(zip(inputs, results)):
         "assert False",
         "x = open('a')",
         "for x in [1]:\n    assert f(Node(x)) == 1",
+        "assert sorted(f(1), key=lambda x: -x) == [1]",
+        "assert [x for x in f(1)] == [1]",
+        "assert f(1) @ 2 == 3",
+        "import math\nassert math.gamma(f(1)) == 1",
+        "assert f'{f(1)}' == '1'",
     ],
 )
 def test_tests_that_are_more_than_rows_are_not_compiled(test):
@@ -446,7 +475,7 @@ def test_inputs_that_the_reference_cannot_answer_are_left_out(judge):
         ({"tests": "x"}, "a code target must be"),
         ("", "has no tests"),
         ("assert f(", "not Python"),
-        ("import random\nassert f(random.random()) < 1", "entry_point"),
+        ("import random\nassert f(random.random()) < g(random.random())", "entry_point"),
         ({"inputs": ["1"], "outputs": []}, "must be a list of texts"),
         ({"inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs and 2 outputs"),
         ({"inputs": ["x"], "outputs": ["1"], "fn_name": "f"}, "must be JSON"),

@@ -7,6 +7,8 @@ which is evaluated outside of the sandbox on the plain value that came back.
 from __future__ import annotations
 
 import ast
+import builtins
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +21,7 @@ from verigym.verifiers._plain import close, is_floats
 
 MAX_CHECKS = 20_000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_IMPORTS = (ast.Import, ast.ImportFrom)
 _FLOAT_TOLERANCE = 1e-6  # of EvalPlus, where a test names none
 
 Equals = Callable[[Any, Any], bool]
@@ -145,6 +148,7 @@ class _Compiler:
         if len(self.checks) >= MAX_CHECKS:
             raise Unsupported("too many tests")
         names, call = dict(self._names), calls[0]
+        Evaluator(names, {call: None}).refuse_unknown(test)
         known = [Evaluator(names)(part) for part in oracle]
 
         def holds(value: Any, equals: Equals) -> bool:
@@ -153,13 +157,22 @@ class _Compiler:
 
         expected = repr(known[0]) if known else _expected(test, call, names)
         driver = TRUTH if _asks_for_truth(test, call) else VALUE
-        self.checks.append(Check(self._text(statement, call), holds, expected, driver=driver, **self._arguments(call)))
+        self.checks.append(Check(self._text(statement), holds, expected, driver=driver, **self._arguments(call)))
 
-    def _calls(self, node: ast.AST) -> list[ast.Call]:
-        """The calls of the submission in an expression, the outer ones."""
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and self._is_entry(node.func.id):
+    def _calls(self, node: ast.AST) -> list[ast.expr]:
+        """The calls of the submission in an expression, the outer ones, with the methods called on their results."""
+        if isinstance(node, ast.Call | ast.Attribute) and self._starts_with_entry(node):
             return [node]
         return [call for child in ast.iter_child_nodes(node) for call in self._calls(child)]
+
+    def _starts_with_entry(self, node: ast.expr) -> bool:
+        while not isinstance(node, ast.Name):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                return self._is_entry(node.func.id)
+            if not isinstance(node, ast.Call | ast.Attribute | ast.Subscript):
+                return False
+            node = node.func if isinstance(node, ast.Call) else node.value
+        return False
 
     def _is_entry(self, name: str) -> bool:
         name = self._aliases.get(name, name)
@@ -167,27 +180,51 @@ class _Compiler:
             return name in self._entry_points
         return name not in FUNCTIONS and name not in self._names and name not in self._functions
 
-    def _arguments(self, call: ast.Call) -> dict[str, Any]:
-        """The call by values; by its code where an argument is a value that only the submission's module has."""
-        function = self._aliases.get(call.func.id, call.func.id) if isinstance(call.func, ast.Name) else ""
-        try:
-            evaluate = Evaluator(self._names)
-            args = tuple(evaluate(ast.Tuple(call.args)))
-            kwargs = {str(keyword.arg): evaluate(keyword.value) for keyword in call.keywords if keyword.arg}
-            if is_plain([args, kwargs]) and len(kwargs) == len(call.keywords):
-                return {"function": function, "args": args, "kwargs": kwargs}
-        except Unsupported:
-            pass
-        inner = [*call.args, *(keyword.value for keyword in call.keywords)]
-        used = {node.id for part in inner for node in ast.walk(part) if isinstance(node, ast.Name)}
-        if used & (self._names.keys() | self._aliases.keys() | self._functions.keys() | self._unknown):
-            raise Unsupported(f"the arguments of {ast.unparse(call)[:60]!r} are not evaluated")
-        return {"expression": ast.unparse(ast.Call(ast.Name(function), call.args, call.keywords))}
+    def _arguments(self, node: ast.expr) -> dict[str, Any]:
+        """The call by values; by its code where a part of it is something that only the submission's module has."""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            try:
+                evaluate = Evaluator(self._names)
+                args = tuple(evaluate(ast.Tuple(node.args)))
+                kwargs = {str(keyword.arg): evaluate(keyword.value) for keyword in node.keywords if keyword.arg}
+                if is_plain([args, kwargs]) and len(kwargs) == len(node.keywords):
+                    function = self._aliases.get(node.func.id, node.func.id)
+                    return {"function": function, "args": args, "kwargs": kwargs}
+            except Unsupported:
+                pass
+        return {"expression": ast.unparse(self._own(node))}
 
-    def _text(self, statement: ast.stmt, call: ast.Call) -> str:
-        name = call.func.id if isinstance(call.func, ast.Name) else ""
-        text = ast.unparse(statement)
-        return text.replace(f"{name}(", f"{self._aliases[name]}(") if name in self._aliases else text
+    def _own(self, node: ast.expr) -> ast.expr:
+        """An expression in the names of the submission's module. Raises Unsupported if it needs those of the tests."""
+        renamed: ast.expr = copy.deepcopy(node)
+        for name in ast.walk(renamed):
+            if isinstance(name, ast.Name):
+                if name.id in self._names.keys() | self._functions.keys() | self._unknown:
+                    raise Unsupported(f"{ast.unparse(node)[:60]!r} needs the tests' own {name.id[:40]}")
+                name.id = self._aliases.get(name.id, name.id)
+        return renamed
+
+    def _text(self, statement: ast.stmt) -> str:
+        renamed = copy.deepcopy(statement)
+        for name in ast.walk(renamed):
+            if isinstance(name, ast.Name):
+                name.id = self._aliases.get(name.id, name.id)
+        return ast.unparse(renamed)
+
+
+def entry_point_in(source: str) -> str:
+    """The one function that test code calls and neither it nor Python defines; "" if there are none or several."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    own |= {alias.asname or alias.name for node in nodes if isinstance(node, _IMPORTS) for alias in node.names}
+    free = called - own - set(dir(builtins))
+    return free.pop() if len(free) == 1 else ""
 
 
 def evalplus_equal(value: Any, expected: Any, tolerance: float, equals: Equals) -> bool:
@@ -208,12 +245,12 @@ def is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
-def _asks_for_truth(test: ast.expr, call: ast.Call) -> bool:
+def _asks_for_truth(test: ast.expr, call: ast.expr) -> bool:
     """Whether a test asks no more of the result than whether it is true, as `assert f(x)` does."""
     return test is call or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call)
 
 
-def _expected(test: ast.expr, call: ast.Call, names: Mapping[str, Any]) -> str:
+def _expected(test: ast.expr, call: ast.expr, names: Mapping[str, Any]) -> str:
     """What the call must return, as text; empty if the test does not say so."""
     if _asks_for_truth(test, call):
         return str(test is call)

@@ -252,8 +252,10 @@ def _near(tolerance: float, got: str, expected: str) -> bool:
 
 def _failed(result: SandboxResult, passed: int, total: int, first: Mapping[str, str]) -> Findings:
     """What a job's end says that was no good end."""
-    last = _one_line(result.stderr.decode("utf-8", "replace").strip().splitlines()[-1:])
-    reason = f"{result.reason}: {last}" if last and result.status is Status.ERROR else result.reason
+    lines = result.stderr.decode("utf-8", "replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    told = bool(last) and result.status is Status.ERROR
+    reason = f"{result.reason}: {_one_line(last)}" if told else result.reason
     return Findings(passed, total, _OUTCOMES[result.status], reason, first)
 
 
@@ -261,5 +263,5 @@ def _first_of(text: str) -> dict[str, str]:
     return {"test": cut(text)}
 
 
-def _one_line(text: Any) -> str:
-    return cut(" ".join(str(text[0] if isinstance(text, list) and text else text or "").split()), 200)
+def _one_line(text: str) -> str:
+    return cut(" ".join(text.split()), 200)

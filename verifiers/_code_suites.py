@@ -13,7 +13,7 @@ from typing import Any
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _code_text, _evalplus
-from verigym.verifiers._asserts import Check, Equals, compile_tests
+from verigym.verifiers._asserts import Check, Equals, compile_tests, entry_point_in
 from verigym.verifiers._code_runs import Findings, Runner, run_checks, run_programs, run_proxied, test_module
 from verigym.verifiers._evaluate import Unsupported
 from verigym.verifiers._plain import short
@@ -143,6 +143,8 @@ def _suite(target: Any) -> Suite:
 def _assert_suite(target: Mapping[str, Any]) -> Suite:
     if not target["asserts"].strip():
         raise VerifierInputError("the target has no tests: 'asserts' is empty")
+    if not target.get("entry_point"):
+        target = {**target, "entry_point": entry_point_in(target["asserts"])}
     suite = AssertSuite(target)
     try:
         suite.checks()

@@ -95,13 +95,34 @@ class Evaluator:
     ) -> None:
         self._names, self._given, self._equals = names, given or {}, equals
 
+    def refuse_unknown(self, node: ast.AST) -> None:
+        """Raises Unsupported for an expression with a part that is never evaluated, whatever the values are."""
+        if node in self._given:
+            return
+        if isinstance(node, ast.expr | ast.Slice):
+            self._method(node)
+        if isinstance(node, ast.Name):
+            self._name(node)
+        elif isinstance(node, ast.Attribute):
+            self._attribute(node)
+        elif isinstance(node, ast.BinOp) and type(node.op) not in _BINARY:
+            raise Unsupported(f"the operator of {ast.unparse(node)[:80]}")
+        elif isinstance(node, ast.Call):
+            self._function(node)
+        if not isinstance(node, ast.Attribute):
+            for child in ast.iter_child_nodes(node):
+                self.refuse_unknown(child)
+
     def __call__(self, node: ast.expr) -> Any:
         if node in self._given:
             return self._given[node]
+        return self._method(node)(node)
+
+    def _method(self, node: ast.expr) -> Callable[[Any], Any]:
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
             raise Unsupported(f"{ast.unparse(node)[:80]} is not evaluated")
-        return method(node)
+        return method  # type: ignore[no-any-return]
 
     def _constant(self, node: ast.Constant) -> Any:
         return node.value
@@ -175,15 +196,22 @@ class Evaluator:
         raise Unsupported(f"{ast.unparse(node)[:80]} is not evaluated")
 
     def _call(self, node: ast.Call) -> Any:
+        function = self._function(node)
+        keywords = {str(keyword.arg): self(keyword.value) for keyword in node.keywords}
+        value = _SAFE.get(function, function)(*self._all(node.args), **keywords)
+        # what is lazy would be used up by whoever looks first
+        return list(value) if isinstance(value, enumerate | zip | reversed) else value
+
+    def _function(self, node: ast.Call) -> Callable[..., Any]:
         function = self(node.func)
         if function not in FUNCTIONS.values() and getattr(function, "__module__", "") != "math":
             raise Unsupported(f"{ast.unparse(node.func)[:80]} is not called")
         if any(keyword.arg is None for keyword in node.keywords):
             raise Unsupported("keyword arguments are unpacked")
-        keywords = {str(keyword.arg): self(keyword.value) for keyword in node.keywords}
-        value = _SAFE.get(function, function)(*self._all(node.args), **keywords)
-        # what is lazy would be used up by whoever looks first
-        return list(value) if isinstance(value, enumerate | zip | reversed) else value
+        return function  # type: ignore[no-any-return]
+
+    def _starred(self, node: ast.Starred) -> Any:
+        raise Unsupported("a star where no list is made")
 
     def _all(self, nodes: Sequence[ast.expr]) -> list[Any]:
         values: list[Any] = []
