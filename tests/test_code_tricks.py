@@ -196,6 +196,15 @@ def test_a_trick_of_a_program_earns_nothing(box, name, code, outcome):
     assert (verdict.reward, verdict.outcome) == (0.0, outcome), verdict
 
 
+def test_a_helper_of_the_task_is_not_replaced_by_the_submissions_own(box):
+    """As HumanEval/38 and 50: the tests encode, the submission decodes, and brings another `encode` along."""
+    asserts = "import random\nfor _ in range(3):\n    s = str(random.random())\n    assert decode(encode(s)) == s"
+    helper = "def encode(s):\n    return s[::-1]\n"
+    target = {"asserts": asserts, "entry_point": "decode", "prelude": helper, "solution": f"{helper}decode = encode"}
+    assert verdict_on(box, "def decode(s): return s[::-1]", target).outcome is Outcome.CORRECT
+    assert verdict_on(box, "def encode(s): return s\ndef decode(s): return s", target).outcome is Outcome.WRONG
+
+
 def test_inputs_that_are_changed_stay_the_verifiers_own(box):
     target = "x = [3, 1, 2]\nassert f(x) == [1, 2, 3]\nassert f(x) == [1, 2, 3]\nassert f([x, x]) == [x, x]"
     code = "def f(x):\n    if x and isinstance(x[0], int): x.sort()\n    return x"
