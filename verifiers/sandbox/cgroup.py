@@ -93,14 +93,17 @@ class Cgroup:
 
 
 def _parents() -> list[Path]:
-    """The folders that may hold ours: one for each controller in version 1, this process's own in version 2."""
-    if (ROOT / "cgroup.controllers").exists():
-        own = next((line[3:] for line in _own_groups() if line.startswith("0::")), "/")
-        parent = ROOT / own.lstrip("/")
-        controllers = (parent / "cgroup.subtree_control").read_text().split() if parent.is_dir() else []
-        return [parent] if {"memory", "pids"} <= set(controllers) else []
-    parents = [ROOT / name for name in ("memory", "pids", "cpuacct")]
-    return parents if all(os.access(parent, os.W_OK) for parent in parents) else []
+    """The folders that may hold ours: one for each controller in version 1; in version 2 our own, or the root."""
+    if not (ROOT / "cgroup.controllers").exists():
+        parents = [ROOT / name for name in ("memory", "pids", "cpuacct")]
+        return parents if all(os.access(parent, os.W_OK) for parent in parents) else []
+    own = next((line[3:] for line in _own_groups() if line.startswith("0::")), "/")
+    for parent in (ROOT / own.lstrip("/"), ROOT):
+        with contextlib.suppress(OSError):
+            controllers = (parent / "cgroup.subtree_control").read_text().split()
+            if {"memory", "pids"} <= set(controllers) and os.access(parent, os.W_OK):
+                return [parent]
+    return []
 
 
 def _own_groups() -> list[str]:
