@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
+from verigym.agents._live import Env, Live, messages_of
 from verigym.agents._workers import Call, Workers
 from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
-from verigym.agents.engines.engine import Generation, Request, StopReason
-from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
+from verigym.agents.engines.engine import Generation, StopReason
+from verigym.agents.episode import Episode, Plan, Truncation
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, EnvClosedError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
-
-Env = gym.Env[str, str]
 
 
 class EnvPool:
@@ -47,128 +45,6 @@ class EnvPool:
             self._free = [[] for _ in self.specs]
         for env in free:
             env.close()
-
-
-class _Live:
-    """An episode that is being played: it turns what the environment says into requests, and back."""
-
-    def __init__(self, index: int, plan: Plan, env_id: str, chat: Chat, *, snapshots: bool = False) -> None:
-        self.index, self.plan, self.env_id, self.chat = index, plan, env_id, chat
-        self.snapshots: list[Mapping[str, Any]] | None = [] if snapshots else None
-        self.request_id = 0
-        self.env: Env | None = None
-        self.ids: list[int] = []
-        self.mask: list[bool] = []
-        self.logprobs: list[float] = []
-        self.versions: list[int] = []
-        self.turns: list[Turn] = []
-        self.messages: list[dict[str, Any]] = []
-        self.tools: Sequence[dict[str, Any]] = ()
-        self.generation: Generation | None = None
-        self.limit = 0
-        self.fills_context = False
-        self.given_up = False
-
-    def begin(self, env: Env, observation: str, info: Mapping[str, Any], *, prompts: dict[str, list[int]]) -> None:
-        """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""
-        self.env = env
-        self.messages = _messages(observation, info)
-        self.tools = info.get("tools") or ()
-        if self.plan.start is not None:
-            self._feed(self.plan.start.token_ids.tolist())
-            return
-        asked = repr((self.messages, self.tools))
-        if asked not in prompts:
-            prompts[asked] = self.chat.prompt(self.messages, self.tools)
-        self._feed(prompts[asked])
-
-    def remember(self, env: Env) -> None:
-        """Takes the environment's snapshot before a turn, in the environment's own thread."""
-        if self.snapshots is not None:
-            self.snapshots.append(env.unwrapped.snapshot())  # type: ignore[attr-defined]
-
-    def request(self, agent: LocalAgent) -> Request | None:
-        """The next turn's request; None if the conversation fills the model's context."""
-        room = agent.engine.max_context - len(self.ids)
-        left = getattr(self.env.unwrapped, "tokens_left", lambda: None)() if self.env else None
-        budget = agent.max_new_tokens if left is None else left
-        self.limit, self.fills_context = min(room, budget), room < budget
-        if self.limit < 1:
-            return None
-        seed = derive_seed(self.plan.sampling_seed, len(self.turns))
-        return Request(self.request_id, self.request_id, self.ids, seed, agent.sampling(self.limit))
-
-    def absorb(self, generation: Generation) -> Callable[[], Any]:
-        """Takes the sampled tokens; returns the environment's step on them."""
-        self.generation = generation
-        action = self.chat.canonical(generation.token_ids, self.ids)
-        self.ids += generation.token_ids
-        self.mask += [True] * len(generation.token_ids)
-        self.logprobs += generation.logprobs
-        self.versions += generation.versions
-        self.messages.append({"role": "assistant", "content": action})
-        env, tokens, cut = self.env, len(generation.token_ids), generation.stop_reason is StopReason.LENGTH
-        assert env is not None
-
-        def step() -> Any:
-            if hasattr(env.unwrapped, "announce"):
-                env.unwrapped.announce(tokens, cut=cut)
-            observation, reward, terminated, truncated, info = env.step(action)
-            # Whatever is wrong with the answer shows here, in the environment's own thread.
-            new = _messages(observation, info, ended=terminated or truncated)
-            if not (terminated or truncated):
-                self.remember(env)
-            return float(reward), bool(terminated), bool(truncated), info, new
-
-        return step
-
-    def answered(self, reward: float, new: Sequence[dict[str, Any]], ended: bool) -> None:
-        """Records the turn's reward and, if the episode goes on, feeds what the environment said."""
-        assert self.generation is not None
-        end = len(self.ids)
-        start = end - len(self.generation.token_ids)
-        self.turns.append(Turn(start, end, reward, self.generation.stop_reason.value, self.limit))
-        self.messages += new
-        if not ended:
-            self._feed(self.chat.suffix(new, self.ids[-1], turn=self.generation.token_ids))
-
-    def forget_answer(self) -> None:
-        """Drops what was fed after the last turn: a whole message that fits no more, never a part of one."""
-        if self.turns:
-            for column in (self.ids, self.mask, self.logprobs, self.versions):
-                del column[self.turns[-1].end :]
-
-    def truncation(self, info: Mapping[str, Any]) -> Truncation:
-        """Why a truncated episode ended: the model's context, or what the environment says."""
-        cut = self.generation is not None and self.generation.stop_reason is StopReason.LENGTH
-        if cut and self.fills_context:
-            return Truncation.CONTEXT
-        named = info.get("truncation")
-        return Truncation(named) if named in set(Truncation) else Truncation.ENVIRONMENT
-
-    def episode(self, verdict: Verdict, truncation: Truncation | None = None) -> Episode:
-        return Episode(
-            env_id=self.env_id,
-            task_id=self.plan.task_id,
-            group_id=self.plan.group_id,
-            seed=self.plan.seed,
-            token_ids=np.array(self.ids, np.int64),
-            mask=np.array(self.mask, np.bool_),
-            logprobs=np.array(self.logprobs, np.float32),
-            versions=np.array(self.versions, np.int64),
-            turns=tuple(self.turns),
-            messages=tuple(self.messages),
-            truncation=truncation,
-            verdict=verdict,
-            forked_turn=None if self.plan.start is None else self.plan.start.turn,
-            snapshots=tuple(self.snapshots or ()),
-        )
-
-    def _feed(self, ids: list[int]) -> None:
-        self.ids += ids
-        self.mask += [False] * len(ids)
-        self.logprobs += [0.0] * len(ids)
-        self.versions += [-1] * len(ids)
 
 
 class Collector:
@@ -239,11 +115,11 @@ class _Collection:
         self.owner, self.engine, self.on_progress = owner, owner.agent.engine, on_progress
         specs = owner.pool.specs
         self.lives = [
-            _Live(index, plan, specs[plan.env].id, owner.agent.chat, snapshots=owner.snapshots)
+            Live(index, plan, specs[plan.env].id, owner.agent.chat, snapshots=owner.snapshots)
             for index, plan in enumerate(plans)
         ]
         self.episodes: dict[int, Episode] = {}
-        self.running: dict[int, _Live] = {}  # by request id
+        self.running: dict[int, Live] = {}  # by request id
         self.prompts: dict[str, list[int]] = {}  # ids by what was asked
 
     def overlapped(self) -> list[Episode]:
@@ -298,7 +174,7 @@ class _Collection:
         if self.owner.interrupted():
             raise RunInterrupted("interrupted while collecting episodes")
 
-    def _reset(self, live: _Live) -> None:
+    def _reset(self, live: Live) -> None:
         plan = live.plan
 
         def reset() -> Any:
@@ -308,7 +184,7 @@ class _Collection:
                 raise EnvClosedError("the episode was given up while its environment was made")
             live.env = env
             observation, info = env.reset(seed=plan.seed, options=_reset_options(env, plan))
-            _messages(observation, info)
+            messages_of(observation, info)
             live.remember(env)
             return env, observation, info
 
@@ -318,7 +194,7 @@ class _Collection:
 
     def _go_on(self, call: Call) -> None:
         """Takes an environment's answer: the next request, or the end of the episode."""
-        live: _Live = call.key
+        live: Live = call.key
         if call.error is not None:
             self._fail(live, call.error)
             return
@@ -345,7 +221,7 @@ class _Collection:
         live = self.running[generation.id]
         self.owner.workers.submit(live, live.absorb(generation))
 
-    def _fail(self, live: _Live, error: Exception) -> None:
+    def _fail(self, live: Live, error: Exception) -> None:
         """The environment broke: its episode is unscorable, and it is not used again."""
         live.given_up = True
         if live.env is not None:
@@ -354,7 +230,7 @@ class _Collection:
         verdict = Verdict.infra_error(f"environment {live.env_id} failed: {type(error).__name__}: {error}")
         self._end(live, live.episode(verdict, Truncation.FAILURE))
 
-    def _end(self, live: _Live, episode: Episode) -> None:
+    def _end(self, live: Live, episode: Episode) -> None:
         self.episodes[live.index] = episode
         self.engine.release(live.request_id)
         del self.running[live.request_id]
@@ -371,7 +247,7 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
     episodes = []
     for index, plan in enumerate(plans):
         env = envs[plan.env]
-        live = _Live(index, plan, specs[plan.env].id, chat)
+        live = Live(index, plan, specs[plan.env].id, chat)
         if not hasattr(env.unwrapped, "demonstration"):
             raise ConfigError(f"{specs[plan.env].id} has no demonstrations: give it a method demonstration(rng)")
         live.begin(env, *env.reset(seed=plan.seed, options={"task": plan.task_id}), prompts={})
@@ -395,15 +271,6 @@ def _reset_options(env: Env, plan: Plan) -> dict[str, Any] | None:
     if plan.start is not None:
         return {"snapshot": plan.start.snapshot}
     return {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
-
-
-def _messages(observation: str, info: Mapping[str, Any], *, ended: bool = False) -> list[dict[str, Any]]:
-    """The new messages: the environment's own, or its observation as the user's."""
-    given = info.get("messages") or ([{"role": "user", "content": observation}] if observation or not ended else [])
-    for message in given:
-        if not isinstance(message["role"], str) or not isinstance(message["content"], str):
-            raise TypeError(f"a message's role and content are text, not {message!r}")
-    return [dict(message) for message in given]
 
 
 def _verdict_of(total: float) -> Verdict:
