@@ -413,9 +413,12 @@ def test_informative_groups_are_those_whose_returns_differ() -> None:
     assert learner.informative([]) == []
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_batches_without_any_loss_have_all_metrics(minibatches: int) -> None:
-    learner = make_learner(make_model(), minibatches=minibatches)
+@pytest.mark.parametrize(
+    "settings", [{"minibatches": 1}, {"minibatches": 2}, {"advantages": "turn_fork"}, {"overlong": "penalise"}]
+)
+def test_batches_without_any_loss_have_all_metrics(settings: dict) -> None:
+    learner = make_learner(make_model(), **settings)
+    assert learner.informative([]) == []
     keys = learner.update(make_batch(), learner.advantages(make_batch())).keys()
     silent = [without_policy_tokens(episode) for episode in make_batch()]
     broken = [make_episode(0, 0.0, seed, outcome=Outcome.INFRA_ERROR) for seed in range(3)]

@@ -146,7 +146,9 @@ class PolicyLearner(ABC):
         """What the group compares (B,), NaN where an episode could not be judged, and group ids (B,)."""
         returns = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
         if self.settings.overlong == "penalise":
-            returns = returns + torch.stack([self._penalty(episode) for episode in episodes])
+            returns = returns + torch.tensor(
+                [float(self._penalty(episode)) for episode in episodes], dtype=torch.float64
+            )
         return returns, torch.tensor([episode.group_id for episode in episodes], dtype=torch.int64)
 
     def _penalty(self, episode: Episode) -> Tensor:

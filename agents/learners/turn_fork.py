@@ -28,6 +28,8 @@ def turn_advantages(episodes: Sequence[Episode], returns: Tensor) -> list[Values
     Departures: states are those before turns, not before steps of reasoning; G_t is the turn's own return, not the
     baseline of the state after it, so that an error of a baseline cannot bias; no loss is taken on forks.
     """
+    if not episodes:  # dynamic sampling may leave none
+        return []
     to_go = [_to_go(episode, float(total)) for episode, total in zip(episodes, returns, strict=True)]
     numbers = dict[tuple[int, bytes], int]()
     states = [numbers.setdefault(state, len(numbers)) for episode in episodes for state in _states(episode)]
