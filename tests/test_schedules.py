@@ -88,6 +88,18 @@ def test_a_run_that_is_resumed_for_more_steps_goes_on_at_the_rate_of_the_longer_
     assert steps_of(network, second, range(4, 8)) == pytest.approx([4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
+def test_settings_that_change_when_a_run_is_resumed_are_followed() -> None:
+    network = a_network()
+    first = Optimizer(network, 1.0)
+    steps_of(network, first, range(2))
+    second = Optimizer(network, 0.5, beta2=0.99, weight_decay=0.1, schedule=lr_schedule("linear", warmup=0, steps=4))
+    second.load_state_dict(first.state_dict())
+    (group,) = second.adamw.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.25, (0.9, 0.99), 0.1)
+    second.advance()
+    assert second.lr == 0.125
+
+
 @pytest.mark.parametrize(
     ("kl", "episodes", "expected"),
     [

@@ -71,7 +71,11 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adamw.load_state_dict(state["adamw"])
         self.scheduler.load_state_dict(state["scheduler"])
-        # What was saved is the rate for the old number of steps: a run that is resumed for more falls more slowly.
-        for group, lr in zip(self.adamw.param_groups, self.scheduler.base_lrs, strict=True):
-            group["lr"] = lr * self.schedule(self.scheduler.last_epoch)
+        # The moments are those of the run so far; the settings, and the length of its schedule, are this optimizer's.
+        settings = self.adamw.defaults
+        self.scheduler.base_lrs = [settings["lr"] for _ in self.adamw.param_groups]
+        for group in self.adamw.param_groups:
+            group |= {name: settings[name] for name in ("betas", "weight_decay")}
+            group["initial_lr"] = settings["lr"]
+            group["lr"] = settings["lr"] * self.schedule(self.scheduler.last_epoch)
         self.bad_steps = state["bad_steps"]
