@@ -305,7 +305,7 @@ def test_a_run_with_an_adapter_that_stopped_and_went_on_equals_one_that_did_not(
     assert rows[0] == rows[1]
     assert all(same_files(runs, name) for name in ("model.safetensors", "adapter/adapter_model.safetensors"))
     assert rows[0][0]["kl"] == 0 < rows[0][-1]["kl"]
-    with pytest.raises(ConfigError, match=r"the run began with LoRAConfig\(rank=4"):
+    with pytest.raises(ConfigError, match=r"the run began with lora LoRAConfig\(rank=4"):
         resume(tmp_path / "half", steps=4, lora=LoRAConfig(rank=8))
     whole.save_pretrained(tmp_path / "export")
     assert not (tmp_path / "export" / "adapter").exists()

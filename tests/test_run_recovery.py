@@ -9,10 +9,11 @@ from verigym.agents.agent import resolve_device
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.config import SFTConfig, TrainConfig, build
 from verigym.envs.mixture import EnvSpec
+from verigym.interrupts import Interrupts
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError, EngineError, UnknownNameError
-from verigym.training import _policy_token_budget, resume, train
+from verigym.training import Trainer, _policy_token_budget, resume, train
 
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1, "max_tokens_per_turn": 8})
 
@@ -73,6 +74,22 @@ def test_a_resume_that_cannot_work_says_why(warm_start: Path, tmp_path: Path) ->
     config = small(warm_start, run.folder, grpo={"kl_coefficient": 0.1}, steps=3)
     with pytest.raises(ConfigError, match="began without a KL loss"):
         train(config, resume=True)
+    with pytest.raises(ConfigError, match="the run began with learner grpo; of a run that goes on it cannot change"):
+        resume(run.folder, learner="ppo")
+    with pytest.raises(ConfigError, match=r"the run began with model .*; of a run that goes on it cannot change"):
+        resume(run.folder, model="other", steps=3)
+    with pytest.raises(ConfigError, match="the run began with 1 envs"):
+        resume(run.folder, envs=(SUMS, SUMS), steps=3)
+
+
+def test_a_curriculum_whose_threshold_changes_on_a_resume_follows_the_new_one(warm_start: Path, tmp_path: Path) -> None:
+    changes = {"envs": (SUMS, SUMS), "curriculum": 1.0, "curriculum_window": 100}
+    run = train(small(warm_start, tmp_path / "run", **changes))
+    config = small(warm_start, run.folder, **changes | {"curriculum": 0.5, "curriculum_window": 7})
+    with Interrupts() as interrupts, Trainer(config, interrupts, resume=True) as trainer:
+        assert trainer.curriculum is not None
+        assert (trainer.curriculum.threshold, trainer.curriculum.window) == (0.5, 7)
+        assert len(trainer.curriculum.recent) == 8
 
 
 def test_the_length_of_dr_grpo_is_the_budget_of_an_episode(tmp_path: Path) -> None:

@@ -256,8 +256,13 @@ class Trainer:
         if not self.folder.has_checkpoint():
             return None
         state: dict[str, Any] = torch.load(self.folder.latest() / "state.pt", weights_only=True, map_location="cpu")
-        if config.lora != self.config.lora:
-            raise ConfigError(f"the run began with {config.lora}; of a run that goes on it cannot change")
+        for name in ("model", "learner", "lora"):
+            if (began := getattr(config, name)) != getattr(self.config, name):
+                raise ConfigError(f"the run began with {name} {began}; of a run that goes on it cannot change")
+        if len(config.envs) != len(self.config.envs):
+            raise ConfigError(
+                f"the run began with {len(config.envs)} envs; of a run that goes on the number cannot change"
+            )
         if self.config.steps < state["step"]:
             raise ConfigError(f"the run has done {state['step']} steps already; steps is {self.config.steps}")
         if self.config.policy.kl_coefficient > 0 and not reference_path(self.folder).exists():
@@ -305,7 +310,8 @@ class Trainer:
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.position = state["sampler"]
         if self.curriculum is not None and state["curriculum"] is not None:
-            self.curriculum = Curriculum(**state["curriculum"])
+            known = state["curriculum"]
+            self.curriculum = replace(self.curriculum, unlocked=known["unlocked"], recent=known["recent"])
         self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
         self.learner.load_state_dict(state["learner"])
         self.sync.load_state_dict(state["sync"])
