@@ -200,6 +200,13 @@ def test_in_the_warm_up_only_the_critic_learns() -> None:
     assert first.keys() == second.keys()
 
 
+def test_the_weight_of_the_kl_stays_while_the_policy_is_held() -> None:
+    adaptive = {"kl_control": "adaptive", "kl_target": 1e9, "kl_horizon": 1}
+    learner = make_learner(reference=True, critic_warmup=2, **adaptive)
+    weights = [learner.update(make_batch(), learner.advantages(make_batch()))["kl_coefficient"] for _ in range(4)]
+    assert weights == pytest.approx([0.5, 0.5, 0.5, 0.4])
+
+
 def test_the_learning_rates_of_policy_and_critic_follow_the_run_also_in_the_warm_up() -> None:
     model, critic = make_model(), ScalarModel(copy.deepcopy(make_model(1).base_model))
     config = PPOConfig(lr=1e-4, critic_lr=1e-3, critic_warmup=1, lr_schedule="linear")

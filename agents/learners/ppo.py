@@ -89,12 +89,13 @@ class PPO(PolicyLearner):
                 critic_steps.append(self._critic_step(batch, credit, part.tolist()))
         self.updates += 1
         self.critic_optimizer.advance()
+        moved = len(learnt) if policy_steps else 0  # the KL of a policy that is held says nothing of its weight
         return {
             **_means(policy_steps, ""),
             **_means(critic_steps, "critic_"),
             **self._metrics(seen),
             **credit.metrics,
-            **self._advance(credit.metrics["kl"], len(learnt)),
+            **self._advance(credit.metrics["kl"], moved),
         }
 
     def state_dict(self) -> dict[str, Any]:
