@@ -31,7 +31,7 @@ from verigym.calibration import calibration, expected_calibration_error
 from verigym.cli import main
 from verigym.config import RewardModelConfig, SFTConfig, build
 from verigym.envs.mixture import EnvSpec
-from verigym.pairs import match, read_preferences, split
+from verigym.pairs import as_preference, match, read_preferences, split
 from verigym.passes import Passes, resumed
 from verigym.reward_model import read_pair, train_reward_model
 from verigym.run_folder import RunFolder
@@ -342,6 +342,16 @@ def test_a_right_episode_stands_above_a_wrong_one_of_the_same_task() -> None:
     assert texts[-1] == ("c", "2", "1")
     assert len(match(episodes, 2, seed=0)) == 3
     assert match(episodes, 10, seed=0) == pairs
+
+
+def test_forks_are_held_out_with_the_task_that_they_are_of() -> None:
+    right, wrong = Outcome.CORRECT, Outcome.WRONG
+    whole = [played("a", right, "1"), played("a", wrong, "2")]
+    before = (*whole[0].messages[:1], said("call"), {"role": "tool", "content": "3"})
+    forks = [replace(e, messages=(*before, e.messages[-1]), forked_turn=1) for e in whole]
+    pairs = [as_preference(*both) for both in match([*whole, *forks], 4, seed=0)]
+    assert [len(pair.prompt) for pair in pairs] == [1, 3]
+    assert pairs[0].question == pairs[1].question != as_preference(*[played("b", right, "1")] * 2).question
 
 
 def test_no_prompt_is_both_learned_and_held_out() -> None:

@@ -24,6 +24,7 @@ from verigym.pairs import (
     Preference,
     asked,
     match,
+    opening,
     question,
     read_preferences,
     right_episodes,
@@ -127,7 +128,7 @@ def _pairs(config: DPOConfig, source: Source) -> list[Pair]:
     if not matched:
         raise ConfigError("no task has both a right and a wrong episode, so there are no pairs; play more episodes")
     refuse_other_tokens([episode for both in matched for episode in both], source)
-    return [Pair(chosen, rejected, question(asked(chosen))) for chosen, rejected in matched]
+    return [Pair(chosen, rejected, question(opening(chosen))) for chosen, rejected in matched]
 
 
 def written_pair(chat: Chat, preference: Preference, context: int) -> Pair:

@@ -29,18 +29,20 @@ _ROLES = ("system", "user", "assistant", "tool")
 class Preference:
     """A prompt and two ways in which the conversation went on; each ends with the assistant's turn.
 
-    `where` is the file and row, or the task, for error messages.
+    `where` is the file and row, or the task, for error messages. `opening` is what was asked first, where the prompt
+    goes on from there with turns of an episode that was forked.
     """
 
     prompt: Sequence[Message]
     chosen: Sequence[Message]
     rejected: Sequence[Message]
     where: str
+    opening: Sequence[Message] = ()
 
     @property
     def question(self) -> str:
-        """A name of the prompt's content."""
-        return question(self.prompt)
+        """A name of what was asked."""
+        return question(self.opening or self.prompt)
 
 
 def question(prompt: Sequence[Message]) -> str:
@@ -162,11 +164,17 @@ def asked(episode: Episode) -> list[Message]:
     return list(episode.messages[: turns[-len(episode.turns)]])
 
 
+def opening(episode: Episode) -> list[Message]:
+    """The messages before the first turn of all; those that a fork begins with are turns of the agent too."""
+    turns = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
+    return list(episode.messages[: turns[-len(episode.turns) - (episode.forked_turn or 0)]])
+
+
 def as_preference(chosen: Episode, rejected: Episode) -> Preference:
     """Two episodes of one task as messages, up to the agent's last turn."""
     prompt = asked(chosen)
     better, worse = (_to_last_turn(episode.messages)[len(prompt) :] for episode in (chosen, rejected))
-    return Preference(prompt, better, worse, f"task {chosen.task_id} of {chosen.env_id}")
+    return Preference(prompt, better, worse, f"task {chosen.task_id} of {chosen.env_id}", opening(chosen))
 
 
 def _to_last_turn(messages: Sequence[Message]) -> Sequence[Message]:
