@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,13 @@ import verigym
 from verigym.agents.agent import load_chat, load_model
 from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
+from verigym.envs.question import QuestionEnv
+from verigym.envs.text_env import Message
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, UnknownNameError
+from verigym.tasks.task import Task
 from verigym.training import resume, train
 
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
@@ -165,6 +168,23 @@ def test_a_run_that_cannot_judge_its_episodes_stops(warm_start: Path, tmp_path: 
     finally:
         gym.registry.pop("verigym-test/Broken-v0")
         verigym.envs.registration._IDS.remove("verigym-test/Broken-v0")
+
+
+def test_one_unjudged_episode_is_a_share_of_the_whole_step_not_of_its_last_round(
+    warm_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, opening = count(1), QuestionEnv.opening
+
+    def fails_once(env: QuestionEnv, task: Task) -> list[Message]:
+        if next(asked) == 17:  # the first of the second round
+            raise OSError("the disk is on fire")
+        return opening(env, task)
+
+    monkeypatch.setattr(QuestionEnv, "opening", fails_once)
+    never_right = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 5, "max_tokens_per_turn": 8})
+    changes = {"envs": (never_right,), "steps": 1, "dynamic_sampling": 1, "eval_every": 0, "max_infra_error_rate": 0.05}
+    (row,) = train(small(warm_start, tmp_path / "run", **changes)).metrics
+    assert (row["episodes"], row["infra_errors"]) == (32, 1)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(warm_start: Path, tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ class Trainer:
             missing = config.groups - len(used) // config.group_size
             plans, position = self.sampler.plan(position, missing, config.group_size, unlocked=self.unlocked)
             episodes = self.collector.collect(plans, on_progress=self.display.refresh)
-            self._refuse_unjudged(episodes)
             planned, played = [*planned, *plans], [*played, *episodes]
+            self._refuse_unjudged(played)
             used += episodes if config.dynamic_sampling == 0 else self.learner.informative(episodes)
             if len(used) == config.groups * config.group_size:
                 break
@@ -178,8 +178,7 @@ class Trainer:
         chosen = [(plan, episode) for plan, episode in zip(plans, played, strict=True) if plan.group_id in groups]
         planned = plan_forks(chosen, self.config.forks)
         forks = self.collector.collect(planned, on_progress=self.display.refresh)
-        if forks:
-            self._refuse_unjudged(forks)
+        self._refuse_unjudged([*played, *forks])
         return forks
 
     @property
