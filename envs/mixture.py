@@ -1,5 +1,6 @@
 """One environment of a mixture, as a run's configuration names it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -23,8 +24,8 @@ class EnvSpec:
     """Keyword arguments of gym.make: split, source, level, budgets and so on."""
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ConfigError(f"the weight of {self.id} must be above 0, not {self.weight}")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(f"the weight of {self.id} must be above 0 and finite, not {self.weight}")
 
     def find(self) -> str:
         """The registered id. Raises UnknownNameError if it is not registered, ConfigError for a bad module."""

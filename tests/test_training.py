@@ -210,6 +210,8 @@ def test_config_yaml_replays_the_run(warm_start: Path, tmp_path: Path) -> None:
         ({"grpo": {"kl": "k1"}}, ConfigError, "grpo.kl must be one of k2, k3, not 'k1'"),
         ({"envs": []}, ConfigError, "envs is empty"),
         ({"envs": [{"id": "x", "weight": 0}]}, ConfigError, "the weight of x must be above 0"),
+        ({"envs": [{"id": "x", "weight": math.nan}]}, ConfigError, "the weight of x must be above 0"),
+        ({"curriculum": 0.5}, ConfigError, "name at least two"),
         ({"temperature": 0}, ConfigError, "temperature must be above 0 in training"),
     ],
 )

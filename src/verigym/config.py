@@ -91,6 +91,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.curriculum is not None and not 0 < self.curriculum <= 1:
             raise ConfigError(f"curriculum is a pass rate above 0 and at most 1, not {self.curriculum}")
+        if self.curriculum is not None and len(self.envs) < 2:
+            raise ConfigError("a curriculum opens environments one after the other: name at least two, such as levels")
         if self.curriculum_window < 1:
             raise ConfigError(f"curriculum_window must be at least 1, not {self.curriculum_window}")
         if self.dynamic_sampling < 0:
