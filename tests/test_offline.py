@@ -283,6 +283,14 @@ def test_right_episodes_are_kept_once_each_and_evenly_by_task() -> None:
     assert [e.task_id for e in right_episodes(episodes, 2, seed=0)] == ["a", "a", "b"]
 
 
+def test_forks_count_among_the_right_episodes_of_their_task() -> None:
+    whole = [played("a", Outcome.CORRECT, token) for token in (5, 6)]
+    before = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "5"}, {"role": "tool", "content": "3"})
+    forks = [replace(played("a", Outcome.CORRECT, token), forked_turn=1) for token in (7, 8)]
+    forks = [replace(fork, messages=(*before, fork.messages[-1])) for fork in forks]
+    assert len(right_episodes([*whole, *forks], 2, seed=0)) == 2
+
+
 def test_what_is_learned_are_the_tokens_as_they_were_sampled(warm_start: Path, stored: Path, tmp_path: Path) -> None:
     seen: list[Episode] = []
     config = small(RFTConfig, warm_start, tmp_path / "run", episodes=(str(stored),), epochs=2, episodes_per_task=2)

@@ -22,7 +22,6 @@ from verigym.config import DPOConfig, RFTConfig
 from verigym.pairs import (
     Message,
     Preference,
-    asked,
     match,
     opening,
     question,
@@ -82,7 +81,7 @@ def rft(config: RFTConfig, *, resume: bool = False, on_step: OnStep = silent) ->
     model, autocast = _load(source, state)
     learner = _Resumable(model, lr=config.lr, tokens_per_forward=config.tokens_per_forward, autocast=autocast)
     passes.run(learner, model, source.tokenizer, state, on_step)
-    tasks = len({(episode.env_id, episode.task_id, question(asked(episode))) for episode in kept})
+    tasks = len({(episode.env_id, episode.task_id, question(opening(episode))) for episode in kept})
     report = {"episodes": len(episodes), "learned": len(kept), "tasks": tasks}
     path = publish(source.folder, lambda path: save_checkpoint(path, model, source.tokenizer), report)
     return OfflineRun(source.folder.path, path, report)

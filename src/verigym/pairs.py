@@ -208,17 +208,20 @@ def right_episodes(episodes: Sequence[Episode], per_task: int, seed: int) -> lis
     """
     right = [e for e in episodes if e.verdict.outcome is Outcome.CORRECT and e.terminated]
     kept = []
-    for name, group in _by_question(_distinct(right, lambda episode: episode.token_ids.tolist())).items():
+    told_apart = _distinct(right, lambda episode: episode.token_ids.tolist())
+    for name, group in _by_question(told_apart, opening).items():
         kept += _shuffled(group, derive_seed(seed, "right", name))[:per_task]
     return kept
 
 
-def _by_question(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
-    """Judged episodes with a turn, by environment, task and what was asked."""
+def _by_question(
+    episodes: Sequence[Episode], prompt: Callable[[Episode], list[Message]] = asked
+) -> dict[str, list[Episode]]:
+    """Judged episodes with a turn, by environment, task and what was asked: `asked`, or `opening`."""
     groups: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         if episode.verdict.outcome is not Outcome.INFRA_ERROR and episode.turns:
-            groups[f"{episode.env_id} {episode.task_id} {question(asked(episode))}"].append(episode)
+            groups[f"{episode.env_id} {episode.task_id} {question(prompt(episode))}"].append(episode)
     return groups
 
 
