@@ -31,7 +31,7 @@ class Sizes:
 
     warm_steps: int = 400
     demonstrations: int = 8192
-    steps: int = 60
+    steps: int = 40
     groups: int = 32
     group_size: int = 8
     eval_every: int = 5

@@ -275,6 +275,26 @@ def test_dynamic_sampling_fills_the_batch_with_groups_that_differ(warm_start: Pa
     assert ids == sorted(ids)
 
 
+def test_groups_of_equal_returns_are_dropped_from_the_loss_on_request(warm_start: Path, tmp_path: Path) -> None:
+    changes = {"envs": (SUMS,), "steps": 1, "groups": 8, "eval_every": 0}
+    kept = train(small(warm_start, tmp_path / "kept", **changes)).metrics[-1]
+    dropped = train(small(warm_start, tmp_path / "dropped", group_filter="drop", **changes)).metrics[-1]
+    differ = 1 - kept["zero_variance_share"]
+    assert 0 < differ < 1
+    assert (kept["used_share"], dropped["used_share"]) == (1, pytest.approx(differ))
+    assert dropped["episodes"] == kept["episodes"]
+    # the same groups have a gradient, and fewer tokens divide it
+    assert dropped["grad_norm"] > 1.05 * kept["grad_norm"]
+
+
+def test_settings_of_ppo_without_the_learner_ppo_are_refused(warm_start: Path, tmp_path: Path) -> None:
+    settings = {"lr": 1e-4, "critic_lr": 1e-3}
+    with pytest.raises(ConfigError, match="set learner to ppo"):
+        build(TrainConfig, {"model": str(warm_start), "run": "x", "envs": (SUMS,), "ppo": settings})
+    both = {"model": str(warm_start), "run": "x", "envs": (SUMS,), "ppo": settings, "grpo": {"lr": 1e-4}}
+    assert build(TrainConfig, both).policy.lr == 1e-4
+
+
 def test_dynamic_sampling_ends_after_its_rounds(warm_start: Path, tmp_path: Path) -> None:
     never_right = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 5, "max_tokens_per_turn": 4})
     run = train(small(warm_start, tmp_path / "run", envs=(never_right,), steps=1, dynamic_sampling=2, eval_every=0))

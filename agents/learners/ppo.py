@@ -45,6 +45,7 @@ class PPO(PolicyLearner):
 
     critic: a scalar model with a trunk of its own, trained in place.
     seed: of the order of episodes in each pass.
+    Departure: Adam's epsilon is torch's 1e-8, as GRPO's, not the 1e-5 of openai/baselines.
     """
 
     def __init__(

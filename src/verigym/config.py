@@ -36,6 +36,8 @@ class TrainConfig:
     """Pass rate of the newest environment that unlocks the next of the list; None: all are open from the start."""
     curriculum_window: int = 64
     """Last judged episodes of the newest environment over which its pass rate is measured."""
+    group_filter: Literal["keep", "drop"] = "keep"
+    """Groups whose returns are all equal: keep them in the counts that normalise the loss, or drop them from it."""
     dynamic_sampling: int = 0
     """Rounds of further groups, at most, to stand in for those whose returns are all equal (DAPO); 0 keeps them."""
     learner: Literal["grpo", "ppo"] = "grpo"
@@ -108,8 +110,11 @@ class TrainConfig:
         alone = self.grpo.advantages in ("reinforce++", "turn_fork")
         if self.group_size < 2 and self.learner == "grpo" and not alone:
             raise ConfigError("group_size must be at least 2: a group of one has no baseline")
-        if self.group_size < 2 and self.dynamic_sampling:
-            raise ConfigError("dynamic_sampling compares the episodes of a group: group_size must be at least 2")
+        if self.group_size < 2 and self.filters_groups:
+            name = "dynamic_sampling" if self.dynamic_sampling else "group_filter drop"
+            raise ConfigError(f"{name} compares the episodes of a group: group_size must be at least 2")
+        if self.learner == "grpo" and self.ppo != PPOConfig() and self.grpo == GRPOConfig():
+            raise ConfigError("the settings of ppo are given, but the learner is grpo; set learner to ppo")
         if self.policy.lr_schedule != "constant" and self.policy.lr_warmup >= self.steps:
             raise ConfigError(
                 f"lr_warmup is {self.policy.lr_warmup} of {self.steps} steps: the learning rate never falls"
@@ -119,6 +124,11 @@ class TrainConfig:
     def policy(self) -> PolicyConfig:
         """The settings of the learner."""
         return self.grpo if self.learner == "grpo" else self.ppo
+
+    @property
+    def filters_groups(self) -> bool:
+        """Whether only groups whose returns differ are learnt from."""
+        return self.dynamic_sampling > 0 or self.group_filter == "drop"
 
     @property
     def forks(self) -> int:

@@ -165,7 +165,7 @@ class Trainer:
             episodes = self.collector.collect(plans, on_progress=self.display.refresh)
             planned, played = [*planned, *plans], [*played, *episodes]
             self._refuse_unjudged(played)
-            used += episodes if config.dynamic_sampling == 0 else self.learner.informative(episodes)
+            used += self.learner.informative(episodes) if config.filters_groups else episodes
             if len(used) == config.groups * config.group_size:
                 break
         return _Collected(planned, played, used, self._forks(planned, played, used), position)
@@ -341,8 +341,12 @@ class _Collected:
     @property
     def shares(self) -> dict[str, float]:
         """How much of what was played is learnt from, and what the forks cost, as metrics."""
-        tokens = sum(episode.num_policy_tokens for episode in self.forks)
-        return {"used_share": len(self.used) / len(self.played), "forks": len(self.forks), "fork_tokens": tokens}
+        return {
+            "used_share": len(self.used) / len(self.played),
+            "forks": len(self.forks),
+            "fork_tokens": sum(episode.num_policy_tokens for episode in self.forks),
+            "fork_infra_errors": sum(math.isnan(episode.reward) for episode in self.forks),
+        }
 
 
 class _Times:
