@@ -115,15 +115,17 @@ def test_an_owner_is_told_apart_from_a_later_process_with_its_number():
 
 def test_closing_a_sandbox_leaves_no_process_and_no_folder():
     for name in _SANDBOXES["EVERY"]:
+        # another test may have opened a sandbox that the whole process shares
         before = {process.pid for process in descendants(os.getpid())}
+        kept = [set(folders(os.getpid())), set(containers(os.getpid())) if name == "docker" else set()]
         box = _SANDBOXES["make"](name, workers=2)
         session = box.session()
         assert session.execute("1").status is Status.OK
         assert box.run(Job("import time; time.sleep(60)", limits=Limits(wall_seconds=0.2))).status is Status.TIMEOUT
         box.close()
         assert {process.pid for process in descendants(os.getpid())} <= before
-        assert folders(os.getpid()) == []
-        assert name != "docker" or containers(os.getpid()) == []
+        assert set(folders(os.getpid())) <= kept[0]
+        assert name != "docker" or set(containers(os.getpid())) <= kept[1]
 
 
 def test_an_engine_that_is_gone_gives_infrastructure_errors_and_no_verdicts():
