@@ -284,6 +284,17 @@ def test_dictionaries_of_the_standard_library_count_as_dictionaries(judge, value
     assert judge(source, {"asserts": "assert f('aab') == [{'a': 2, 'b': 1}]"}).reward == 1
 
 
+@pytest.mark.parametrize(
+    ("test", "value"),
+    [("assert f(1) % 2 == 0", "%999999999999d"), ("assert round(12, f(1)) == 12", -(10**9))],
+)
+def test_a_value_that_would_fill_the_memory_of_a_test_is_refused(test, value):
+    (check,) = compile_tests(test)
+    with pytest.raises(Unsupported):
+        check.holds(value, equal)
+    assert check.holds(2, equal)
+
+
 def test_values_whose_hashes_collide_are_refused_in_linear_time():
     (check,) = compile_tests("assert set(f(1)) == {1}")
     colliding = [n * (2**61 - 1) for n in range(100_000)]

@@ -15,6 +15,7 @@ from verigym.verifiers._plain import equal, refuse_colliding
 
 MAX_ITEMS = 1_000_000
 MAX_BITS = 1_000_000
+MAX_DIGITS = 10_000
 
 
 class Unsupported(Exception):  # noqa: N818 - a finding about a test
@@ -155,6 +156,8 @@ class Evaluator:
         if type(node.op) not in _BINARY:
             raise Unsupported(f"the operator of {ast.unparse(node)[:80]}")
         left, right = self(node.left), self(node.right)
+        if isinstance(node.op, ast.Mod) and isinstance(left, str | bytes):
+            raise Unsupported("text that is formatted")  # a submission's `%999999999d` would fill the memory
         _refuse_large(node.op, left, right)
         return _BINARY[type(node.op)](left, right)
 
@@ -198,7 +201,10 @@ class Evaluator:
     def _call(self, node: ast.Call) -> Any:
         function = self._function(node)
         keywords = {str(keyword.arg): self(keyword.value) for keyword in node.keywords}
-        value = _SAFE.get(function, function)(*self._all(node.args), **keywords)
+        arguments = self._all(node.args)
+        if function is round:
+            _refuse_many_digits(*arguments, **keywords)
+        value = _SAFE.get(function, function)(*arguments, **keywords)
         # what is lazy would be used up by whoever looks first
         return list(value) if isinstance(value, enumerate | zip | reversed) else value
 
@@ -221,6 +227,12 @@ class Evaluator:
 
     def _iterated(self, node: ast.expr) -> Iterable[Any]:
         return list(self(node))
+
+
+def _refuse_many_digits(number: Any, ndigits: Any = None) -> None:
+    """Raises Unsupported for a rounding to so many places that a power of ten would fill the memory."""
+    if isinstance(ndigits, int) and abs(ndigits) > MAX_DIGITS:
+        raise Unsupported("a rounding to too many places")
 
 
 def _refuse_large(kind: ast.operator, left: Any, right: Any) -> None:
