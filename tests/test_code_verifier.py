@@ -284,6 +284,39 @@ def test_dictionaries_of_the_standard_library_count_as_dictionaries(judge, value
     assert judge(source, {"asserts": "assert f('aab') == [{'a': 2, 'b': 1}]"}).reward == 1
 
 
+@pytest.mark.parametrize("name", ["map", "list", "type", "dict", "eval", "issubclass", "bool", "getattr"])
+def test_a_solution_may_have_names_of_pythons_own(judge, name):
+    source = f"{name} = 1\ndef f(x): return [(x, {{1: x}})]"
+    assert (
+        judge(
+            source, {"asserts": "assert f(2) == [(2, {1: 2})]\nassert f(2)\nassert set(f('a')[0][0]) == {'a'}"}
+        ).reward
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["map(int, x)", "(int(c) for c in x)", "dict.fromkeys(map(int, x)).keys()", "range(1, 4)", "deque([1, 2, 3])"],
+)
+def test_items_are_all_that_a_test_asks_of_what_it_makes_a_list_of(judge, value):
+    source = f"from collections import deque\ndef f(x): return {value}"
+    items = "assert set(f('123')) == {1, 2, 3}\nassert list(f('123')) == [1, 2, 3]\nassert sum(f('123')) == 6"
+    assert judge(source, {"asserts": items}).reward == 1
+    assert judge(source, {"asserts": "assert f('123') == [1, 2, 3]"}).outcome is Outcome.WRONG
+
+
+def test_a_named_tuple_counts_as_a_tuple(judge):
+    source = "from collections import namedtuple\nP = namedtuple('P', 'a b')\ndef f(x): return [P(x, P(1, 2))]"
+    assert judge(source, {"asserts": "assert f(2) == [(2, (1, 2))]"}).reward == 1
+
+
+def test_a_number_of_very_many_digits_may_be_expected(judge):
+    target = {"asserts": "assert f(20000) == 2 ** 20000"}
+    assert judge("def f(x): return 1 << x", target).reward == 1
+    assert judge("def f(x): return 1 << x + 1", target).outcome is Outcome.WRONG
+
+
 @pytest.mark.parametrize(
     ("test", "value"),
     [("assert f(1) % 2 == 0", "%999999999999d"), ("assert round(12, f(1)) == 12", -(10**9))],

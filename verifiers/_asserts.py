@@ -15,13 +15,15 @@ from functools import lru_cache
 from typing import Any
 
 from verigym.tasks.errors import VerifierInputError
-from verigym.verifiers._code_driver import TRUTH, VALUE
+from verigym.verifiers._code_driver import ITEMS, TRUTH, VALUE
 from verigym.verifiers._evaluate import FUNCTIONS, Evaluator, Unsupported
-from verigym.verifiers._plain import close, is_floats
+from verigym.verifiers._plain import close, is_floats, short
 
 MAX_CHECKS = 20_000
+MAX_EXPECTED = 1 << 20  # characters of an expected value, as text
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _IMPORTS = (ast.Import, ast.ImportFrom)
+_ITERATING = {"all", "any", "dict", "frozenset", "list", "max", "min", "set", "sorted", "sum", "tuple"}
 _FLOAT_TOLERANCE = 1e-6  # of EvalPlus, where a test names none
 
 Equals = Callable[[Any, Any], bool]
@@ -155,8 +157,8 @@ class _Compiler:
             result = Evaluator(names, {call: value}, equals)(test)
             return evalplus_equal(result, known[0], known[1], equals) if known else bool(result)
 
-        expected = repr(known[0]) if known else _expected(test, call, names)
-        driver = TRUTH if _asks_for_truth(test, call) else VALUE
+        expected = short(known[0], MAX_EXPECTED) if known else _expected(test, call, names)
+        driver = TRUTH if _asks_for_truth(test, call) else ITEMS if _asks_for_items(test, call) else VALUE
         self.checks.append(Check(self._text(statement), holds, expected, driver=driver, **self._arguments(call)))
 
     def _calls(self, node: ast.AST) -> list[ast.expr]:
@@ -250,10 +252,16 @@ def _asks_for_truth(test: ast.expr, call: ast.expr) -> bool:
     return test is call or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call)
 
 
+def _asks_for_items(test: ast.expr, call: ast.expr) -> bool:
+    """Whether a test looks at no more of the result than its items, as `set(f(x))` does."""
+    calls = [node for node in ast.walk(test) if isinstance(node, ast.Call) and node.args[:1] == [call]]
+    return any(isinstance(node.func, ast.Name) and node.func.id in _ITERATING for node in calls)
+
+
 def _expected(test: ast.expr, call: ast.expr, names: Mapping[str, Any]) -> str:
     """What the call must return, as text; empty if the test does not say so."""
     if _asks_for_truth(test, call):
         return str(test is call)
     if isinstance(test, ast.Compare) and test.left is call and isinstance(test.ops[0], ast.Eq | ast.Is):
-        return repr(Evaluator(names)(test.comparators[0]))
+        return short(Evaluator(names)(test.comparators[0]), MAX_EXPECTED)
     return ""

@@ -9,35 +9,55 @@ from typing import Any
 
 from verigym.verifiers.sandbox import Call
 
-VALUE, TRUTH, PRESENCE, TIMED = "_verigym_value", "_verigym_truth", "_verigym_presence", "_verigym_timed"
+VALUE, ITEMS, TRUTH = "_verigym_value", "_verigym_items", "_verigym_truth"
+PRESENCE, TIMED = "_verigym_presence", "_verigym_timed"
 MAX_SECONDS = 1.0
 """CPU time of a call by TIMED."""
 
+# The submission may use names of Python's own for its variables, such as `list`: none is taken for granted.
 SOURCE = f"""
 
+import builtins as _verigym_python
+
+
+def _verigym_is_plain(value):
+    kind = _verigym_python.type(value)
+    for name in ("bool", "int", "float", "complex", "str", "bytes", "list", "tuple", "set", "frozenset", "dict"):
+        if kind is _verigym_python.getattr(_verigym_python, name):
+            return True
+    return value is None
+
+
 def _verigym_plain(value):
+    from builtins import dict, issubclass, list, map, tuple, type
     from collections import Counter, OrderedDict, defaultdict
     kind = type(value)
     if kind is dict or kind is Counter or kind is OrderedDict or kind is defaultdict:
         return {{key: _verigym_plain(part) for key, part in value.items()}}
     if kind is list or kind is tuple:
         return kind(map(_verigym_plain, value))
+    if issubclass(kind, tuple) and "_fields" in kind.__dict__:
+        return tuple(map(_verigym_plain, value))
     return value
 
 
 def {VALUE}(_verigym_name, /, *args, **kwargs):
-    return _verigym_plain(eval(_verigym_name)(*args, **kwargs))
+    return _verigym_plain(_verigym_python.eval(_verigym_name)(*args, **kwargs))
+
+
+def {ITEMS}(_verigym_name, /, *args, **kwargs):
+    value = _verigym_plain(_verigym_python.eval(_verigym_name)(*args, **kwargs))
+    return value if _verigym_is_plain(value) else _verigym_plain(_verigym_python.list(value))
 
 
 def {TRUTH}(_verigym_name, /, *args, **kwargs):
-    value = _verigym_plain(eval(_verigym_name)(*args, **kwargs))
-    plain = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
-    return value if any(type(value) is kind for kind in plain) else bool(value)
+    value = _verigym_plain(_verigym_python.eval(_verigym_name)(*args, **kwargs))
+    return value if _verigym_is_plain(value) else _verigym_python.bool(value)
 
 
 def {PRESENCE}(_verigym_name, /, *args, **kwargs):
-    value = eval(_verigym_name)(*args, **kwargs)
-    return value if type(value) is bool else value is not None
+    value = _verigym_python.eval(_verigym_name)(*args, **kwargs)
+    return value if _verigym_python.type(value) is _verigym_python.bool else value is not None
 """
 
 # For trusted code only: it could undo the alarm.
