@@ -336,6 +336,33 @@ def test_values_whose_hashes_collide_are_refused_in_linear_time():
     assert check.holds([1] * 100_000, equal)
 
 
+TWICE = {"asserts": "x = f(1)\nassert f(x) == 2", "entry_point": "f"}
+
+
+def test_a_process_of_ones_own_is_no_main_module(judge):
+    guarded = """
+from __future__ import annotations
+from dataclasses import dataclass
+@dataclass
+class Two:
+    n: int = 2
+def f(x): return Two().n
+if __name__ == "__main__":
+    print(f(int(input())))
+"""
+    assert judge(guarded, TWICE).reward == 1
+
+
+def test_infinite_values_pass_between_the_processes(judge):
+    target = {"asserts": "x = f(1)\nassert f(x) == float('-inf')", "entry_point": "f"}
+    assert judge("def f(x): return float('inf') if x == 1 else -x", target).reward == 1
+
+
+def test_a_value_that_is_too_large_to_be_passed_on_is_the_submissions_fault(judge):
+    verdict = judge("def f(x): return 'a' * ((1 << 20) - 40)", TWICE)
+    assert verdict.outcome in (Outcome.WRONG, Outcome.ERROR), verdict
+
+
 def test_a_test_is_not_ended_by_a_submission_that_stops_its_iteration(judge):
     asserts = "for y in map(f, (x for x in [1, 2])):\n    assert y == 1"
     target = {"asserts": asserts, "entry_point": "f", "solution": "def f(x): return 1"}

@@ -22,6 +22,8 @@ WALL_PER_CPU = 5.0
 """Wall seconds granted for each CPU second, so that the load of the machine does not decide."""
 
 _TESTS = "_verigym_tests"
+# as in rows, the code under `if __name__ == "__main__"` does not run
+_NOT_MAIN = "__import__('sys').modules['solution'] = __import__('sys').modules[__name__]; __name__ = 'solution'"
 _NOT_PLAIN = "not a plain value"
 _OUTCOMES = {
     Status.ERROR: Outcome.ERROR,
@@ -137,9 +139,10 @@ def run_proxied(runner: Runner, source: str, test_source: str, entry_point: str)
 
 
 def _run_proxied(runner: Runner, session: Session, source: str, test_source: str, entry_point: str) -> Findings:
-    loaded = session.execute(source + _code_driver.SOURCE)
-    if loaded.status is not Status.OK:
-        return _failed(loaded, 0, 1, {})
+    for part in (_NOT_MAIN, source + _code_driver.SOURCE):
+        loaded = session.execute(part)
+        if loaded.status is not Status.OK:
+            return _failed(loaded, 0, 1, {})
     submission = _Submission(session)
     job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=(entry_point,))
     result = runner.run(job, submission.answer)
@@ -167,7 +170,10 @@ class _Submission:
     def answer(self, call: Call) -> Return:
         if self.failure is not None:
             return Return(False, error="the session has ended")
-        returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
+        try:
+            returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
+        except SandboxError as error:  # arguments made of what the submission returned may be too large
+            returned = Return(False, error=f"ValueError: {error}")
         self.error = "" if returned.ok else returned.error
         if self.error.startswith("StopIteration"):  # it would end a test's loop over `map` as if all were well
             returned = Return(False, error=f"RuntimeError: {self.error}")

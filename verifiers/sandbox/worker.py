@@ -119,7 +119,7 @@ class Worker:
 
     def open_session(self, limits: Limits) -> None:
         """Starts a live interpreter, which waits for `turn`."""
-        self._stream = Stream(1)
+        self._stream = Stream(1, allow_nonfinite=True)
         self._start(
             {**encode_job(Job("")), "kind": "session", "file_bytes": limits.file_bytes}, limits, interactive=True
         )
@@ -206,7 +206,7 @@ def _answer(text: bytes, answer: Answer | None) -> dict[str, Any]:
     """The supervisor's word on a proxied call; what the job wrote may be anything."""
     try:
         name, arguments = json.loads(text)
-        args, kwargs = values.from_text(arguments)
+        args, kwargs = values.from_text(arguments, allow_nonfinite=True)
         given = answer(Call(str(name), args, kwargs)) if answer else Return(False, error="RuntimeError: no such proxy")
         if given.ok:
             return {"ok": True, "value": values.to_text(given.value)}
