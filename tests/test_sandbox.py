@@ -68,6 +68,15 @@ def test_a_script_reads_and_prints(box):
     assert (result.status, result.stdout, result.stderr, result.exit_code) == (Status.OK, b"cba\n", b"oops\n", 0)
 
 
+@pytest.mark.parametrize("text", ["", "1 2\n", "x" * 100_000])
+@pytest.mark.parametrize(
+    "read", ["os.read(0, os.fstat(0).st_size)", "open(0, 'rb').read()", "sys.stdin.buffer.read()", "sys.stdin.read()"]
+)
+def test_standard_input_is_read_in_any_way(box, read, text):
+    result = box.run(Job(f"import os, sys\nprint(len({read}))", stdin=text.encode()))
+    assert (result.status, result.stdout) == (Status.OK, f"{len(text)}\n".encode())
+
+
 def test_a_script_is_the_main_module_and_runs_its_exit_functions(box):
     source = "import atexit\natexit.register(print, 'bye')\nif __name__ == '__main__': print(__file__, end=' ')"
     assert box.run(Job(source)).stdout == b"main.py bye\n"
