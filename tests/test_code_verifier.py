@@ -480,6 +480,17 @@ def failing_checker(given, expected, got):
     raise ValueError("broken")
 
 
+def close_to(given, expected, got):
+    return abs(float(got) - float(expected)) < 0.1
+
+
+def test_an_output_that_a_checker_cannot_read_is_wrong(judge):
+    target = {"inputs": ["1"], "outputs": ["3.14"]}
+    assert judge("print(3.141)", target, checker=close_to).reward == 1
+    for output in ("no number", "", "1 2"):
+        assert judge(f"print({output!r})", target, checker=close_to).outcome is Outcome.WRONG
+
+
 def test_a_checker_takes_the_place_of_the_comparison(judge):
     target = {"inputs": ["3 1 2"], "outputs": ["1 2 3"]}
     assert judge("print(input())", target).reward == 0
