@@ -85,6 +85,8 @@ def _json(row: Row, field: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
+        if "integer string conversion" in str(error):
+            raise row.unusable("a number of more digits than Python reads") from error
         raise row.error(f"the field '{field}' is not JSON ({str(error)[:100]})") from error
 
 

@@ -56,6 +56,8 @@ def _to_task(row: Row, default_id: str) -> Task:
 def _tests(row: Row, field: str) -> tuple[list[str], list[str]]:
     """The inputs and outputs in a field, which may be empty. Raises TaskDataError."""
     tests = row.values.get(field) or {}
+    if not isinstance(tests, dict):
+        raise row.error(f"the field '{field}' must hold the texts of inputs and of outputs, as two lists")
     inputs, outputs = (tests.get(name, tests.get(f"{name}s")) or [] for name in ("input", "output"))
     texts = isinstance(inputs, list) and isinstance(outputs, list) and all(isinstance(t, str) for t in inputs + outputs)
     if not texts or len(inputs) != len(outputs):
@@ -65,6 +67,8 @@ def _tests(row: Row, field: str) -> tuple[list[str], list[str]]:
 
 def _solution(row: Row) -> dict[str, Any]:
     given = row.values.get("solutions") or {}
+    if not isinstance(given, dict):
+        raise row.error("the field 'solutions' must hold languages and solutions, as two lists")
     pairs = zip(given.get("language") or [], given.get("solution") or [], strict=False)
     return next(({"solution": solution} for language, solution in pairs if language == _PYTHON3), {})
 

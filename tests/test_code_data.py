@@ -275,6 +275,16 @@ def test_rows_of_the_public_sets_become_tasks():
     assert apps.left_out == (f"{ROWS / 'apps.jsonl'}: row 4: a problem without tests",)
 
 
+def test_a_problem_with_a_number_that_python_does_not_read_is_left_out(tmp_path):
+    rows = [json.loads(line) for line in (ROWS / "apps.jsonl").read_text().splitlines()[:2]]
+    rows[1]["input_output"] = '{"fn_name": "f", "inputs": [[%s]], "outputs": [1]}' % ("9" * 5000)
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    loaded = tasks.load("apps", source=str(source))
+    assert len(loaded) == 1
+    assert loaded.left_out == (f"{source}: row 2: a number of more digits than Python reads",)
+
+
 def test_packed_tests_that_would_run_code_are_refused(tmp_path):
     import pickle
     import zlib
@@ -296,6 +306,8 @@ def test_packed_tests_that_would_run_code_are_refused(tmp_path):
     ("name", "change", "message"),
     [
         ("code_contests", {"private_tests": {"input": ["1"], "output": []}}, "equally many texts"),
+        ("code_contests", {"public_tests": [{"input": "1", "output": "2"}]}, "'public_tests' must hold the texts"),
+        ("code_contests", {"solutions": ["print(1)"]}, "'solutions' must hold languages and solutions"),
         ("apps", {"input_output": "{"}, "is not JSON"),
         ("livecodebench", {"public_test_cases": "[3]"}, "list of tests with input and output"),
         ("livecodebench", {"question_content": None}, "must be text, not null"),
