@@ -2,11 +2,15 @@
 
 import contextlib
 import gc
+import json
+import math
 import os
 import random
+import re
 import runpy
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +19,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from verigym.config import SFTConfig
+from verigym.envs.mixture import EnvSpec
+from verigym.run_folder import RunFolder
+from verigym.supervised import sft
 from verigym.tasks.errors import SandboxError
+from verigym.verifiers import Outcome
 from verigym.verifiers.sandbox import Call, Job, Limits, Status
 
 _SANDBOXES = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))
@@ -119,3 +128,44 @@ def test_an_engine_that_stops_in_mid_run_gives_infrastructure_errors_until_it_is
         engine.terminate()
         engine.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("dockerd") is None, reason="starts a Docker engine, as root")
+def test_training_masks_and_counts_what_a_stopped_engine_could_not_judge_then_stops(monkeypatch, tmp_path):
+    folder = tempfile.mkdtemp(prefix="verigym-engine-")
+    options = {"level": 1, "max_tokens_per_turn": 48}
+    small = EnvSpec("verigym/TinyCode-v0", kwargs={**options, "verifier_options": {"sandbox": "bubblewrap"}})
+    sft(SFTConfig(envs=(small,), output=str(tmp_path / "model"), steps=40, batch_size=32, demonstrations=256))
+    env = {"id": "verigym/TinyCode-v0", "kwargs": {**options, "verifier_options": {"sandbox": "docker"}}}
+    config = {"model": str(tmp_path / "model"), "run": str(tmp_path / "run"), "envs": [env], "steps": 500}
+    config |= {"groups": 8, "group_size": 4, "eval_every": 0, "tensorboard": False, "max_infra_error_rate": 0.8}
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/socket")
+    engine = start_engine(folder)
+    try:
+        _SANDBOXES["make"]("docker", workers=1).close()
+        command = [sys.executable, "-m", "verigym.cli", "train", str(tmp_path / "run.json")]
+        with open(tmp_path / "said", "wb") as said:
+            run = subprocess.Popen(command, stdout=said, stderr=said)
+        runs = RunFolder(tmp_path / "run")
+        while run.poll() is None and not any(row["step"] >= 2 for row in runs.metrics()):
+            time.sleep(0.05)
+        engine.terminate()
+        assert run.wait(300) == 2
+    finally:
+        run.kill()
+        engine.terminate()
+        engine.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    assert re.search(
+        r"after step \d+: \d+ of 32 episodes could not be judged, more than the 80% allowed; .*engine", last
+    )
+    for row in runs.metrics():
+        episodes = list(runs.episodes(row["step"]))
+        broken = [episode for episode in episodes if episode.verdict.outcome is Outcome.INFRA_ERROR]
+        assert row["infra_errors"] == len(broken) < len(episodes)
+        assert all(math.isnan(episode.reward) for episode in broken)
+        judged = [episode.verdict for episode in episodes if episode not in broken]
+        assert not [verdict for verdict in judged if "worker" in verdict.reason or "engine" in verdict.reason]
