@@ -353,6 +353,13 @@ if __name__ == "__main__":
     assert judge(guarded, TWICE).reward == 1
 
 
+def test_tests_that_need_what_the_sandbox_has_not_are_no_fault_of_the_submission(judge):
+    target = {**TWICE, "asserts": f"import no_such_library\n{TWICE['asserts']}"}
+    with pytest.raises(VerifierInputError, match=r"do not run in this sandbox: .*No module named 'no_such_library'"):
+        judge("def f(x): return 2", target)
+    assert judge("import no_such_library\ndef f(x): return 2", TWICE).outcome is Outcome.ERROR
+
+
 def test_infinite_values_pass_between_the_processes(judge):
     target = {"asserts": "x = f(1)\nassert f(x) == float('-inf')", "entry_point": "f"}
     assert judge("def f(x): return float('inf') if x == 1 else -x", target).reward == 1

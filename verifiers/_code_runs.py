@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from verigym.tasks.errors import SandboxError
+from verigym.tasks.errors import SandboxError, VerifierInputError
 from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check
 from verigym.verifiers._plain import Numbers, close, cut, equal, short
 from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Session, Status
+from verigym.verifiers.sandbox.outcome import SOURCE_FAILED
 from verigym.verifiers.verdict import Outcome
 
 Checker = Callable[[str, str, str], bool]
@@ -148,6 +149,8 @@ def _run_proxied(runner: Runner, session: Session, source: str, test_source: str
     result = runner.run(job, submission.answer)
     if submission.failure:
         return Findings(0, 1, *submission.failure)
+    if result.status is not Status.OK and not submission.asked:
+        _refuse_broken(result)
     if result.status is not Status.OK:
         return _failed(result, 0, 1, {})
     returned = result.returns[0]
@@ -158,16 +161,24 @@ def _run_proxied(runner: Runner, session: Session, source: str, test_source: str
     return Findings(0, 1, Outcome.WRONG, "the tests fail", {"test": _one_line(returned.error)})
 
 
+def _refuse_broken(result: SandboxResult) -> None:
+    """Raises VerifierInputError if tests failed to load: no submission has a part in that."""
+    if result.status is Status.ERROR and result.reason.startswith(SOURCE_FAILED):
+        raise VerifierInputError(f"the tests of the task do not run in this sandbox: {_one_line(result.reason)}")
+
+
 class _Submission:
     """Answers the calls of a test's process with those of the submission's session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.failure: tuple[Outcome, str] | None = None
+        self.asked = False
         self.error = ""
         """What the last call raised, if it did."""
 
     def answer(self, call: Call) -> Return:
+        self.asked = True
         if self.failure is not None:
             return Return(False, error="the session has ended")
         try:

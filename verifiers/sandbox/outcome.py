@@ -9,6 +9,8 @@ from typing import Any
 from verigym.verifiers.sandbox import values
 from verigym.verifiers.sandbox.job import Return, SandboxResult, Status
 
+SOURCE_FAILED = "the source failed"
+"""So begins the reason why a module's calls were not made."""
 _MAX_FRAME = 2 * values.MAX_BYTES
 _KINDS = frozenset(b"BRXPDMIT")
 _LIMITS = {
@@ -119,7 +121,7 @@ class Outcome:
         if stream.out_of_memory:
             return self._result(Status.MEMORY, "it ran out of memory")
         if stream.error:
-            return self._result(Status.ERROR, f"the source failed: {stream.error}")
+            return self._result(Status.ERROR, f"{SOURCE_FAILED}: {stream.error}")
         if stream.broken:
             return self._result(Status.ERROR, "it wrote what is no result where its results go")
         if not stream.done or len(stream.returns) != calls or self._report["code"] != 0:
