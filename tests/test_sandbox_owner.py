@@ -3,8 +3,10 @@
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -157,6 +159,20 @@ def test_without_an_engine_docker_says_what_to_install(monkeypatch):
 
     with pytest.raises(SandboxError, match=r"finds no Docker engine: .*apt-get install docker\.io"):
         sandbox.make("docker")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_whoever_may_not_use_the_engine_is_told_how_to():
+    pytest.importorskip("docker")
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as engine:
+        os.chmod(folder, 0o755)
+        engine.bind(f"{folder}/socket")
+        os.chmod(f"{folder}/socket", 0o600)
+        engine.listen()
+        code = "import os\nfrom verigym.verifiers.sandbox import docker\nos.setuid(65534)\ndocker.connect()"
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{folder}/socket"}
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "may not use the Docker engine: join its group" in result.stderr.splitlines()[-1]
 
 
 def test_without_bwrap_bubblewrap_says_what_to_install(monkeypatch):

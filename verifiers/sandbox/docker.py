@@ -176,6 +176,9 @@ def connect() -> Any:
         client = sdk.from_env(timeout=30)
         client.ping()
     except FAILURES as error:
+        if "PermissionError" in str(error):
+            join = "join its group (usermod -aG docker USER) and log in again"
+            raise SandboxError(f"sandbox 'docker' may not use the Docker engine: {join}; {_one_line(error)}") from error
         install = "install and start Docker (Debian, Ubuntu: apt-get install docker.io)"
         raise SandboxError(f"sandbox 'docker' finds no Docker engine: {install}; {_one_line(error)}") from error
     return client
