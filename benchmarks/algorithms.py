@@ -211,6 +211,7 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
             axes.plot(across, means, style, color=color, markersize=3, label=found.algorithm.title)
             axes.fill_between(across, list(map(min, rates)), list(map(max, rates)), color=color, alpha=0.15)
         axes.set_xlabel(label)
+        axes.xaxis.set_major_formatter(lambda number, _: f"{number / 1000:g}k" if number >= 1000 else f"{number:g}")
         axes.set_ylim(0, 1.02)
     panels[0].set_ylabel("held-out pass rate")
     panels[-1].legend(frameon=False)
@@ -223,7 +224,7 @@ def text(options: Options, figures: Sequence[Figures], memory: Mapping[str, Any]
     setting = (
         f"`python benchmarks/algorithms.py`: verigym/Calculator-v0, warm starts of {sizes.warm_steps} supervised "
         f"steps, seeds {seeds} (mean, lowest to highest), at most {sizes.budget} episodes played by each (a fork is "
-        f"one too), {options.threads} threads, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
+        f"one too), {options.threads} {'thread' if options.threads == 1 else 'threads'}, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
         "held-out tasks; seconds leave evaluations out. The offline learners play the whole budget and then learn "
         "from what is stored. " + " ".join(f"{a.title}: {_settings(a)}." for a in ALGORITHMS)
     )
