@@ -221,10 +221,11 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
 def text(options: Options, figures: Sequence[Figures], memory: Mapping[str, Any], episodes: Sequence[Credited]) -> str:
     """The section of docs/learners.md."""
     sizes, seeds = options.sizes, ", ".join(map(str, options.seeds))
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
     setting = (
         f"`python benchmarks/algorithms.py`: verigym/Calculator-v0, warm starts of {sizes.warm_steps} supervised "
         f"steps, seeds {seeds} (mean, lowest to highest), at most {sizes.budget} episodes played by each (a fork is "
-        f"one too), {options.threads} {'thread' if options.threads == 1 else 'threads'}, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
+        f"one too), {threads}, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} "
         "held-out tasks; seconds leave evaluations out. The offline learners play the whole budget and then learn "
         "from what is stored. " + " ".join(f"{a.title}: {_settings(a)}." for a in ALGORITHMS)
     )
