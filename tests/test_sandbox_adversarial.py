@@ -283,6 +283,7 @@ def test_a_session_that_forges_the_end_of_its_turns_fools_only_itself(box, flood
         for _ in range(3):
             if session.alive:
                 session.execute("print(1)")
+        assert box.run(Job("print(6 * 7)")).stdout == b"42\n"
     finally:
         session.close()
 
