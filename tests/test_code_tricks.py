@@ -114,7 +114,7 @@ TRICKS = {
         "def f(x):\n    y = []\n    for _ in range(500000): y = [y]\n    return y",
         WRONG | ERROR,
     ),
-    "22 a million digits": ("def f(x): return 10 ** 1000000", WRONG | ERROR),
+    "22 a million digits": ("def f(x): return 1 << 3321928", WRONG | ERROR),
     "22 NaN": ("def f(x): return float('nan')", WRONG),
     "22 infinity": ("def f(x): return 1e999", WRONG),
     "22 a lone surrogate": ("def f(x): return '\\ud800'", WRONG),
@@ -149,8 +149,8 @@ def box():
     sandbox.close()
 
 
-def verdict_on(box, code, target):
-    verifier = verifiers.make("code", sandbox=box, cpu_seconds=0.5)
+def verdict_on(box, code, target, cpu_seconds=5.0):
+    verifier = verifiers.make("code", sandbox=box, cpu_seconds=cpu_seconds)
     return verifier.verify(Submission(fenced(code)), Task("t", "", target))
 
 
@@ -162,7 +162,7 @@ def expect_alive(box):
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_trick_earns_nothing_and_the_next_submission_is_judged(box, name):
     code, outcomes = TRICKS[name]
-    verdict = verdict_on(box, code, TARGET)
+    verdict = verdict_on(box, code, TARGET, cpu_seconds=0.5 if Outcome.TIMEOUT in outcomes else 5.0)
     assert verdict.reward == 0
     assert verdict.outcome in outcomes, verdict
     expect_alive(box)
