@@ -13,6 +13,7 @@ import signal
 import stat
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -61,8 +62,17 @@ def _mount_tmpfs(target: str, options: str, flags: int = _MS_NOSUID_NODEV) -> No
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
+    descriptor = os.open(path, os.O_WRONLY)  # a file object would touch some forty pages, each copied for the job
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _open_any(paths: Sequence[str]) -> int | None:
+    """A descriptor of the first of these files that can be read."""
+    path = next((path for path in paths if os.access(path, os.R_OK)), None)
+    return None if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Confinement:
@@ -74,8 +84,8 @@ class Confinement:
     def __init__(self, config: dict[str, Any]) -> None:
         self._directory, self._prefix = "", config.get("directory_prefix", "verigym-job-")
         self._filter = bytes.fromhex(config.get("filter", ""))
-        self._cpu_file = next((path for path in config.get("cpu_files", ()) if os.access(path, os.R_OK)), "")
-        self._oom_file = next((path for path in config.get("oom_files", ()) if os.access(path, os.R_OK)), "")
+        self._cpu_file = _open_any(config.get("cpu_files", ()))
+        self._oom_file = _open_any(config.get("oom_files", ()))
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a job orphans becomes our child: no child, no process left
         self.take_own_memory()
 
@@ -86,8 +96,8 @@ class Confinement:
     def holds(self) -> dict[str, str]:
         """By what memory and CPU time are held, for people."""
         return {
-            "memory": "cgroup" if self._oom_file else "address space per process and polling",
-            "cpu": "cgroup" if self._cpu_file else "polling of /proc",
+            "memory": "cgroup" if self._oom_file is not None else "address space per process and polling",
+            "cpu": "cgroup" if self._cpu_file is not None else "polling of /proc",
         }
 
     def spawn(self) -> int:
@@ -98,12 +108,9 @@ class Confinement:
     def enter(self, limits: dict[str, Any]) -> None:
         """Shuts this process, the job's, in."""
         os.setsid()
-        self._enter_directory(self._directory)
+        os.chdir(self._directory)
+        os.environ.update(HOME=self._directory, TMPDIR=self._directory)
         self._limit(limits, processes=False)
-
-    def _enter_directory(self, path: str) -> None:
-        os.chdir(path)
-        os.environ.update(HOME=path, TMPDIR=path)
 
     def _limit(self, limits: dict[str, Any], *, processes: bool = True) -> None:
         seconds = int(limits["cpu_seconds"]) + 2  # the second line: the server polls and comes first
@@ -138,20 +145,19 @@ class Confinement:
 
     def cgroup_cpu_seconds(self) -> float | None:
         """The CPU time of the server and all its children, where a cgroup counts it."""
-        if not self._cpu_file:
+        if self._cpu_file is None:
             return None
-        with open(self._cpu_file) as file:
-            text = file.read()
-        if text.startswith("usage_usec"):
+        text = os.pread(self._cpu_file, 4096, 0)
+        if text.startswith(b"usage_usec"):
             return int(text.split()[1]) / 1e6
         return int(text) / 1e9
 
     def out_of_memory_kills(self) -> int:
         """How often the kernel has killed a process here for memory."""
-        if not self._oom_file:
+        if self._oom_file is None:
             return 0
-        with open(self._oom_file) as file:
-            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+        text = os.pread(self._oom_file, 4096, 0)
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(b"oom_kill ")), 0)
 
     def kill(self, process: int) -> None:
         """Ends the job's main process, and with it, or in `sweep`, all others."""
@@ -222,7 +228,7 @@ class Namespaces(Confinement):
         _mount_tmpfs("/tmp", f"{options},size={limits['file_bytes'] + _PAGE * 16}")
         _mount_tmpfs("/dev/shm", f"{options},size={min(limits['file_bytes'], 1 << 20)}")
         _mount_tmpfs("/proc", "mode=555,nr_inodes=1,size=0", _MS_NOSUID_NODEV | _MS_RDONLY)
-        self._enter_directory("/tmp")
+        os.chdir("/tmp")
         self._limit(limits)
         _drop_capabilities()
         filter_system_calls(self._filter)
@@ -255,7 +261,7 @@ class Users(Confinement):
         _prctl(_PR_SET_DUMPABLE, 1)
         with contextlib.suppress(OSError):
             _write("/proc/self/oom_score_adj", "1000")  # the job goes before the server
-        self._enter_directory("/tmp")
+        os.chdir("/tmp")
         self._limit(limits)
         filter_system_calls(self._filter)
 

@@ -58,6 +58,14 @@ def _read(size: int) -> bytes:
     return bytes(data)
 
 
+def warm_up() -> None:
+    """Does in the server what is the same for every job: each page that a job touches is copied for it."""
+    _open_standard_streams()
+    for name in [name for name in sys.modules if name.split(".")[0] == "verigym"]:
+        del sys.modules[name]
+    sys.argv = ["main.py"]
+
+
 def main() -> None:
     """Does what the first request says; the process is shut in already."""
     request = receive()
@@ -72,26 +80,27 @@ def _prepare(request: dict[str, Any]) -> None:
         os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with open(name, "wb") as file:
             file.write(base64.b64decode(content))
-    _open_standard_streams(base64.b64decode(request["stdin"]))
+    _give_standard_input(base64.b64decode(request["stdin"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)  # as in any Python before 3.11; CPU time is limited anyway
-    for name in [name for name in sys.modules if name.split(".")[0] == "verigym"]:
-        del sys.modules[name]
-    sys.argv = ["main.py"]
     sys.path.insert(0, os.getcwd())
 
 
-def _open_standard_streams(stdin: bytes) -> None:
-    if stdin:  # a file, as judges give it: contest programs read as many bytes as os.fstat tells
-        with tempfile.TemporaryFile(dir=".") as file:
-            file.write(stdin)
-            file.seek(0)
-            os.dup2(file.fileno(), 0)
-    else:
+def _give_standard_input(content: bytes) -> None:
+    if not content:
         empty = os.open(os.devnull, os.O_RDONLY)
         os.dup2(empty, 0)
         os.close(empty)
+        return
+    with tempfile.TemporaryFile(dir=".") as file:  # as judges give it: contest programs read what os.fstat tells
+        file.write(content)
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+    sys.stdin = sys.__stdin__ = _stream(0, "r", errors="surrogateescape")  # type: ignore[misc]
+
+
+def _open_standard_streams() -> None:
     sys.stdin = sys.__stdin__ = _stream(0, "r", errors="surrogateescape")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w", errors="surrogateescape")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", errors="backslashreplace", buffering=1)  # type: ignore[misc]

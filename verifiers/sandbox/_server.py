@@ -28,6 +28,7 @@ PROCESSORS = os.cpu_count() or 1
 NOT_CONFINED = 97  # the exit status of a job's process that could not be shut in
 
 _up, _down = bytearray(CHUNK), bytearray(CHUNK)
+_used = 0  # so many bytes of them have held something since they were wiped
 
 
 def main(config: dict[str, Any]) -> None:
@@ -36,6 +37,7 @@ def main(config: dict[str, Any]) -> None:
         os.dup2(2, descriptor)
     confinement = _confine.KINDS[config["confinement"]](config)
     loaded = _preload(config["preload"])
+    _driver.warm_up()
     gc.collect()
     gc.freeze()
     confinement.take_own_memory()
@@ -47,7 +49,7 @@ def main(config: dict[str, Any]) -> None:
             kind, size = _receive()
             body = _read(size)
             if kind == b"j":
-                _up[:] = _down[:] = bytes(CHUNK)
+                _wipe()
                 _Watch(confinement, json.loads(body)).run()
     except _SupervisorGone:
         confinement.sweep()
@@ -56,6 +58,20 @@ def main(config: dict[str, Any]) -> None:
 
 class _SupervisorGone(Exception):  # noqa: N818
     """The supervisor's end of the pipes is closed."""
+
+
+def _wipe() -> None:
+    global _used
+    _up[:_used] = _down[:_used] = bytes(_used)
+    _used = 0
+
+
+def _fill(descriptor: int, buffer: bytearray, most: int = CHUNK) -> int:
+    """Reads into a buffer; how many bytes."""
+    global _used
+    size = os.readv(descriptor, [memoryview(buffer)[:most]])
+    _used = max(_used, size)
+    return size
 
 
 def _be_asked_to_end(*_: Any) -> None:
@@ -113,7 +129,7 @@ class _Stream:
         """Passes on what is there; whether that is within the limit. What is beyond it is not sent."""
         self.due = 0.0
         try:
-            size = os.readv(self.reader, [_up])
+            size = _fill(self.reader, _up)
         except BlockingIOError:
             return True
         if size == 0:
@@ -245,7 +261,7 @@ class _Watch:
 
     def _take_from_supervisor(self) -> None:
         if self._incoming:
-            size = os.readv(0, [memoryview(_down)[: min(self._incoming, CHUNK)]])
+            size = _fill(0, _down, min(self._incoming, CHUNK))
             if size == 0:
                 raise _SupervisorGone
             self._incoming -= size
@@ -333,7 +349,7 @@ class _Watch:
 
     def _skip_incoming(self) -> None:
         while self._incoming:
-            size = os.readv(0, [memoryview(_down)[: min(self._incoming, CHUNK)]])
+            size = _fill(0, _down, min(self._incoming, CHUNK))
             if size == 0:
                 raise _SupervisorGone
             self._incoming -= size
