@@ -29,7 +29,7 @@ class NotPlain(ValueError):  # noqa: N818 - says what the value is
 
 def to_text(value: Any) -> str:
     """The text of a plain value. Raises NotPlain."""
-    text = json.dumps(encode(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = _ENCODER.encode(encode(value))
     if len(text) > MAX_BYTES:
         raise NotPlain(f"not a plain value: its text is longer than {MAX_BYTES} bytes")
     return text
@@ -43,7 +43,7 @@ def from_text(text: str | bytes, *, allow_nonfinite: bool = False) -> Any:
         if isinstance(text, bytes):
             text = text.decode("ascii")
         _check_nesting(text)
-        tree = json.loads(text, object_pairs_hook=_tag, parse_constant=_refuse_constant)
+        tree = _DECODER.decode(text)
     except NotPlain:
         raise
     except (ValueError, RecursionError) as error:
@@ -132,6 +132,11 @@ def _tag(pairs: list[tuple[str, Any]]) -> _Tag:
 
 def _refuse_constant(name: str) -> Any:
     raise NotPlain(f"no value: the constant {name}")
+
+
+# made once: making them takes longer than most values do
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(object_pairs_hook=_tag, parse_constant=_refuse_constant)
 
 
 def _check_nesting(text: str) -> None:
