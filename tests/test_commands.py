@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -472,3 +474,14 @@ def test_wrong_options_read_the_same_without_utf8():
 def test_a_box_that_is_unknown_is_still_one_line():
     assert one_line("", "train") == "wrong options; see verigym train --help"
     assert one_line("no box\nat all", "train").count("\n") == 0
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_the_sandbox_that_was_taken_is_said_once(tmp_path):
+    rows = [
+        {"id": n, "completion": "```python\nprint(3)\n```", "target": {"inputs": [""], "outputs": ["3"]}} for n in "ab"
+    ]
+    command = [sys.executable, "-m", "verigym.cli", "verify", "code", write(tmp_path / "rows.jsonl", rows)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert len([line for line in said if line.startswith("sandbox ")]) == 1, said
+    assert re.match("sandbox (docker|bubblewrap): .*Python 3", said[0])

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -367,3 +369,10 @@ def test_the_environment_of_a_run_needs_no_main_guard(warm_start: Path, tmp_path
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "1"
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_run_says_in_which_sandbox_its_code_is_judged(warm_start: Path, tmp_path: Path) -> None:
+    code = EnvSpec("verigym/TinyCode-v0", kwargs={"max_tokens_per_turn": 8})
+    train(small(warm_start, tmp_path / "run", envs=(code,), steps=1, eval_every=0))
+    assert re.match("(docker|bubblewrap): .*Python 3", (tmp_path / "run" / "sandbox.txt").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -64,6 +65,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UnknownNameError.of("command", name, COMMANDS)
+    logging.basicConfig(format="%(message)s")  # on standard error, as every notice
+    logging.getLogger("verigym").setLevel(logging.INFO)
     module, attribute, _ = COMMANDS[name]
     command = getattr(import_module(f"verigym.commands.{module}"), attribute)
     return int(_parse(command, name, arguments[1:]).run())

@@ -19,6 +19,7 @@ from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
 from verigym.config import read_recipe
 from verigym.tasks.errors import ConfigError, RunError
+from verigym.verifiers.sandbox import Sandbox
 
 _KEPT = 2
 
@@ -49,6 +50,12 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         _write_atomically(self.config_path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def note_sandboxes(self, sandboxes: Sequence[Sandbox]) -> None:
+        """Writes which sandboxes the run uses, if any, and why these: `sandbox.txt`."""
+        if sandboxes:
+            lines = (f"{sandbox.name}: {sandbox.reason}\n" for sandbox in sandboxes)
+            _write_atomically(self.path / "sandbox.txt", "".join(lines))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration of the run here. Raises ConfigError if there is none."""

@@ -31,6 +31,7 @@ from verigym.run_folder import RunFolder
 from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
+from verigym.verifiers import sandbox
 from verigym.verifiers.verdict import Outcome
 
 
@@ -270,6 +271,7 @@ class Trainer:
 
     def _open_folder(self, state: dict[str, Any] | None) -> None:
         self.folder.create(to_plain(self.config))
+        self.folder.note_sandboxes(sandbox.in_use())
         self.folder.cut(state["step"] if state else -1)
 
     def _make_learner(self, source: str | Path, device: str, **options: Any) -> PolicyLearner:

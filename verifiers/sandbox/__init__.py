@@ -1,6 +1,6 @@
 """Runs untrusted Python where it cannot reach the trainer, and returns what it did as data."""
 
-from verigym.verifiers.sandbox.base import Sandbox, Session, make, register, registered, shared
+from verigym.verifiers.sandbox.base import Sandbox, Session, in_use, make, register, registered, shared
 from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResult, Status
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "SandboxResult",
     "Session",
     "Status",
+    "in_use",
     "make",
     "register",
     "registered",

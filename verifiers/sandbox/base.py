@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResu
 Answer = Callable[[Call], Return]
 """What a proxied call gives: the supervisor's own word."""
 
+_LOG = logging.getLogger("verigym.sandbox")
 STRONGEST_FIRST = ("docker", "bubblewrap")
 
 
@@ -146,7 +148,14 @@ def shared(name: str = "auto", *, allow_unsafe: bool = False) -> Sandbox:
             else:
                 made.close()
             _shared[name] = sandbox
+            _LOG.info("sandbox %s: %s", sandbox.name, sandbox.reason)
         return _shared[name]
+
+
+def in_use() -> list[Sandbox]:
+    """The sandboxes that `shared` has given in this process."""
+    with _shared_lock:
+        return list(dict.fromkeys(_shared.values()))
 
 
 def _forget_after_fork() -> None:
