@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -10,30 +9,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from verigym.tasks.errors import SandboxError, VerifierInputError
 from verigym.verifiers import _code_driver
 from verigym.verifiers._asserts import Check
 from verigym.verifiers._plain import Numbers, close, cut, equal, short
-from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Session, Status
-from verigym.verifiers.sandbox.outcome import SOURCE_FAILED
+from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, SandboxResult, Status
 from verigym.verifiers.verdict import Outcome
 
 Checker = Callable[[str, str, str], bool]
 WALL_PER_CPU = 5.0
 """Wall seconds granted for each CPU second, so that the load of the machine does not decide."""
 
-_TESTS = "_verigym_tests"
-# as in rows, the code under `if __name__ == "__main__"` does not run
-_NOT_MAIN = "__import__('sys').modules['solution'] = __import__('sys').modules[__name__]; __name__ = 'solution'"
 _NOT_PLAIN = "not a plain value"
-_OUTCOMES = {
+OUTCOMES = {
     Status.ERROR: Outcome.ERROR,
     Status.MEMORY: Outcome.ERROR,
     Status.OUTPUT: Outcome.ERROR,
     Status.TIMEOUT: Outcome.TIMEOUT,
     Status.INFRA_ERROR: Outcome.INFRA_ERROR,
 }
-_ENDS = {status.value for status in _OUTCOMES}
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -94,7 +87,7 @@ def run_checks(runner: Runner, source: str, checks: Sequence[Check]) -> Findings
     passed = sum(finding is None for finding in judged)
     if result.status is not Status.OK:
         test = _first_of(checks[len(judged)].text) if len(judged) < len(checks) else {}
-        return _failed(result, passed, len(checks), test)
+        return failed(result, passed, len(checks), test)
     failing = [finding for finding in judged if finding is not None]
     if not failing and len(judged) == len(checks):
         return Findings(passed, len(checks))
@@ -109,103 +102,13 @@ def _judge(check: Check, returned: Return, runner: Runner) -> tuple[Outcome, str
         first["got"] = cut(returned.error)
         if returned.error.startswith(_NOT_PLAIN):
             return Outcome.WRONG, "a test gets what is no plain value", first
-        return Outcome.ERROR, f"the code fails in a test: {_one_line(returned.error)}", first
+        return Outcome.ERROR, f"the code fails in a test: {one_line(returned.error)}", first
     try:
         if check.holds(returned.value, runner.equals):
             return None
     except Exception:  # the test cannot even be evaluated on this value
         pass
     return Outcome.WRONG, "a test gets another value than it expects", {**first, "got": short(returned.value)}
-
-
-def run_proxied(runner: Runner, source: str, test_source: str, entry_point: str) -> Findings:
-    """Runs test code in a sandbox of its own; what it calls of the submission runs in another, and returns data."""
-    findings = Findings(0, 1)
-    for _ in range(2):  # a failure of ours is tried once more
-        try:
-            session = runner.sandbox.session(runner.limits)
-        except SandboxError as error:
-            return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
-        try:
-            findings = _run_proxied(runner, session, source, test_source, entry_point)
-        finally:
-            session.close()
-        if findings.outcome is not Outcome.INFRA_ERROR:
-            return findings
-    # what a session says before it ends may be the submission's word: others must fail, too, to believe in a failure
-    canary = runner.run(Job("def works(): pass", (Call("works"),)))
-    if canary.status is Status.OK:
-        return replace(findings, outcome=Outcome.ERROR, reason=f"the code ends its sandbox twice: {findings.reason}")
-    return findings
-
-
-def _run_proxied(runner: Runner, session: Session, source: str, test_source: str, entry_point: str) -> Findings:
-    for part in (_NOT_MAIN, source + _code_driver.SOURCE):
-        loaded = session.execute(part)
-        if loaded.status is not Status.OK:
-            return _failed(loaded, 0, 1, {})
-    submission = _Submission(session)
-    job = Job(test_source, (Call(_TESTS),), limits=runner.limits, proxies=(entry_point,))
-    result = runner.run(job, submission.answer)
-    if submission.failure:
-        return Findings(0, 1, *submission.failure)
-    if result.status is not Status.OK and not submission.asked:
-        _refuse_broken(result)
-    if result.status is not Status.OK:
-        return _failed(result, 0, 1, {})
-    returned = result.returns[0]
-    if returned.ok:
-        return Findings(1, 1)
-    if submission.error:
-        return Findings(0, 1, Outcome.ERROR, f"the code fails in a test: {_one_line(submission.error)}")
-    return Findings(0, 1, Outcome.WRONG, "the tests fail", {"test": _one_line(returned.error)})
-
-
-def _refuse_broken(result: SandboxResult) -> None:
-    """Raises VerifierInputError if tests failed to load: no submission has a part in that."""
-    if result.status is Status.ERROR and result.reason.startswith(SOURCE_FAILED):
-        raise VerifierInputError(f"the tests of the task do not run in this sandbox: {_one_line(result.reason)}")
-
-
-class _Submission:
-    """Answers the calls of a test's process with those of the submission's session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.failure: tuple[Outcome, str] | None = None
-        self.asked = False
-        self.error = ""
-        """What the last call raised, if it did."""
-
-    def answer(self, call: Call) -> Return:
-        self.asked = True
-        if self.failure is not None:
-            return Return(False, error="the session has ended")
-        try:
-            returned = self._session.call(_code_driver.call(call.function, call.args, call.kwargs))
-        except SandboxError as error:  # arguments made of what the submission returned may be too large
-            returned = Return(False, error=f"ValueError: {error}")
-        self.error = "" if returned.ok else returned.error
-        if self.error.startswith("StopIteration"):  # it would end a test's loop over `map` as if all were well
-            returned = Return(False, error=f"RuntimeError: {self.error}")
-        if not self._session.alive:
-            status = returned.error.partition(":")[0]
-            outcome = _OUTCOMES[Status(status)] if status in _ENDS else Outcome.ERROR
-            self.failure = (outcome, f"the code ends its process in a test: {_one_line(returned.error)}")
-        return returned
-
-
-def test_module(context: str, tests: str, entry_point: str) -> str:
-    """The module of a test's own process: `context` (trusted code that the tests use), and the tests as a function.
-
-    The proxy of `entry_point` is there first, and takes its name back from what `context` defines.
-    """
-    body = ast.parse(f"import random\nrandom.seed(0)\n{tests}").body
-    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
-    indented = "\n".join(f"    {line}" for node in rest for line in ast.unparse(node).splitlines())
-    kept, given_back = f"_verigym_proxy = {entry_point}", f"{entry_point} = _verigym_proxy"
-    return "\n".join([kept, context, *map(ast.unparse, imports), given_back, f"def {_TESTS}():", indented, ""])
 
 
 def run_programs(runner: Runner, source: str, tests: Sequence[tuple[str, str]]) -> Findings:
@@ -228,7 +131,7 @@ def _run_program(runner: Runner, source: str, given: str, expected: str) -> Find
     result = runner.run(Job(source, stdin=given.encode("utf-8", "replace"), limits=runner.limits))
     got = result.stdout.decode("utf-8", "replace")
     if result.status is not Status.OK:
-        return _failed(result, 0, 1, first)
+        return failed(result, 0, 1, first)
     if runner.checker is not None:
         try:
             right = runner.checker(given, expected, got)
@@ -278,18 +181,18 @@ def _near(tolerance: float, got: str, expected: str) -> bool:
     return abs(float(got) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
 
 
-def _failed(result: SandboxResult, passed: int, total: int, first: Mapping[str, str]) -> Findings:
+def failed(result: SandboxResult, passed: int, total: int, first: Mapping[str, str]) -> Findings:
     """What a job's end says that was no good end."""
     lines = result.stderr.decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
     told = bool(last) and result.status is Status.ERROR
-    reason = f"{result.reason}: {_one_line(last)}" if told else result.reason
-    return Findings(passed, total, _OUTCOMES[result.status], reason, first)
+    reason = f"{result.reason}: {one_line(last)}" if told else result.reason
+    return Findings(passed, total, OUTCOMES[result.status], reason, first)
 
 
 def _first_of(text: str) -> dict[str, str]:
     return {"test": cut(text)}
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return cut(" ".join(text.split()), 200)

@@ -14,7 +14,8 @@ from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _code_text, _evalplus
 from verigym.verifiers._asserts import Check, Equals, compile_tests, entry_point_in
-from verigym.verifiers._code_runs import Findings, Runner, run_checks, run_programs, run_proxied, test_module
+from verigym.verifiers._code_proxied import ProxiedTests, refuse_untried
+from verigym.verifiers._code_runs import Findings, Runner, run_checks, run_programs
 from verigym.verifiers._evaluate import Unsupported
 from verigym.verifiers._plain import short
 
@@ -53,7 +54,7 @@ class AssertSuite(Suite):
         try:
             checks = self.checks()
         except Unsupported:
-            return run_proxied(runner, self.module(code), self._tests(), self.entry_point)
+            return self._tests().run(runner, self.module(code))
         return run_checks(runner, self.module(code), checks)
 
     def checks(self) -> tuple[Check, ...]:
@@ -63,9 +64,10 @@ class AssertSuite(Suite):
         # a module without a call would be a program, whose end says nothing of the tests
         return checks or (Check("the code runs", lambda value, equals: value is None, expression="None"),)
 
-    def _tests(self) -> str:
+    def _tests(self) -> ProxiedTests:
         solution = str(self.target.get("solution", ""))
-        return test_module(self.module(solution), str(self.target["asserts"]), self.entry_point)
+        context = self.module(solution)
+        return ProxiedTests(str(self.target["asserts"]), self.entry_point, context, context if solution else "")
 
 
 class ReferenceSuite(Suite):
@@ -151,6 +153,8 @@ def _assert_suite(target: Mapping[str, Any]) -> Suite:
     except Unsupported as unsupported:
         if not suite.entry_point.isidentifier():
             raise VerifierInputError(f"{unsupported}: such tests need the function's name, entry_point") from None
+        if not target.get("solution"):
+            refuse_untried(target["asserts"], suite.entry_point)
     return suite
 
 
