@@ -153,7 +153,7 @@ class Border:
         return self.register(value) if type(value) in _MUTABLE else self.stranger(value)
 
     def _describe(self, number: int, value: Any) -> None:
-        kind, name, parts = type(value), _HANDLE, []
+        kind, name, parts = type(value), _HANDLE, list[Any]()
         self._described[number] = (name, parts)  # lest it hold itself
         if kind in _MUTABLE or kind in _FIXED:
             name, parts = kind.__name__, (_MUTABLE.get(kind) or _FIXED[kind])[0](value)
@@ -253,6 +253,7 @@ class Handle:
     """Stands in the tests for an object that the submission keeps."""
 
     __slots__ = ("__side",)
+    __side: AskingSide
 
     def __init__(self, side: AskingSide) -> None:
         object.__setattr__(self, "_Handle__side", side)

@@ -58,9 +58,10 @@ class ProxiedTests:
         with _lock:
             known = _known.get(self)
         if known is None:
-            known = self._try(runner.granting(TRIAL_SECONDS))
-            if isinstance(known, Findings):
-                return known
+            tried = self._try(runner.granting(TRIAL_SECONDS))
+            if isinstance(tried, Findings):
+                return tried
+            known = tried
             _keep(self, known)
         if isinstance(known, str):
             raise VerifierInputError(known)
