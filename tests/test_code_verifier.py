@@ -311,6 +311,58 @@ def test_a_named_tuple_counts_as_a_tuple(judge):
     assert judge(source, {"asserts": "assert f(2) == [(2, (1, 2))]"}).reward == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "test"),
+    [
+        ("Fraction(4, 2)", "f() == 2"),
+        ("[Fraction(1, 2), Decimal('0.25')]", "f() == [0.5, 0.25]"),
+        ("Fraction(1, 3)", "abs(f() - 0.3333) < 1e-3 and True"),
+        ("Fraction(1, 3)", "0.3 < f()"),
+        ("Fraction(1, 3)", "round(f(), 2) == 0.33"),
+        ("{E.a: {E.a}}", "f() == {4: {4}}"),
+        ("{1: 2}.keys()", "f() == {1}"),
+        ("10**400", "f() == 10**400"),
+    ],
+)
+def test_numbers_and_views_of_the_standard_library_count_as_what_they_equal(judge, value, test):
+    source = "import enum\nfrom decimal import *\nfrom fractions import *\nE = enum.IntEnum('E', {'a': 4})\n"
+    verdict = judge(f"{source}def f(): return {value}", f"assert {test}")
+    assert verdict.outcome is Outcome.CORRECT, verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "test"),
+    [
+        ("Fraction(1, 3)", "f() == 1 / 3"),
+        ("Decimal('0.1')", "f() == 0.1"),
+        ("Decimal('1e99999999')", "f() == 1"),
+        ("Decimal('nan')", "f() != 1"),
+        ("Fraction(10**400)", "f() == 1"),
+        ("Yes.a", "f() == 4"),
+        ("deque([1])", "f() == [1]"),
+        ("array('i', [1])", "f() == [1]"),
+    ],
+)
+def test_what_equals_no_plain_value_earns_nothing(judge, value, test):
+    source = (
+        "import enum\nfrom array import array\nfrom collections import deque\nfrom decimal import *\n"
+        "from fractions import *\nclass Yes(int, enum.Enum):\n    a = 3\n"
+        "    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
+    )
+    assert judge(f"{source}def f(): return {value}", f"assert {test}").outcome is Outcome.WRONG
+
+
+def test_a_number_with_too_many_digits_is_refused_by_what_to_do(judge):
+    digits = "9" * 5000
+    with pytest.raises(VerifierInputError, match=r"write it in hexadecimal \(0x...\) or as an expression"):
+        judge("def f(): return 1", f"assert f() == {digits}")
+    with pytest.raises(VerifierInputError, match="leave that test out, or raise the limit"):
+        judge("def f(): return 1", {"fn_name": "f", "inputs": [""], "outputs": [digits]})
+    large = hex(7**5000)
+    for target in (f"assert f() == {large}", f"x = f()\nassert x - {large} == 0"):
+        assert judge("def f(): return 7**5000", target).outcome is Outcome.CORRECT
+
+
 def test_a_number_of_very_many_digits_may_be_expected(judge):
     target = {"asserts": "assert f(20000) == 2 ** 20000"}
     assert judge("def f(x): return 1 << x", target).reward == 1

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from verigym.tasks.errors import VerifierInputError
-from verigym.verifiers._code_driver import ITEMS, TRUTH, VALUE
+from verigym.verifiers._code_driver import ITEMS, NUMBER, TRUTH, VALUE
 from verigym.verifiers._evaluate import FUNCTIONS, Evaluator, Unsupported
 from verigym.verifiers._plain import close, is_floats, short
 
@@ -24,7 +24,13 @@ MAX_EXPECTED = 1 << 20  # characters of an expected value, as text
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _ITERATING = {"all", "any", "dict", "frozenset", "list", "max", "min", "set", "sorted", "sum", "tuple"}
+_CALCULATING = {"abs", "float", "int", "math.isclose", "round"}
 _FLOAT_TOLERANCE = 1e-6  # of EvalPlus, where a test names none
+
+_TOO_MANY_DIGITS = (
+    "the tests of the task hold a whole number of more digits than Python reads (4300): "
+    "write it in hexadecimal (0x...) or as an expression (10**5000 + 1)"
+)
 
 Equals = Callable[[Any, Any], bool]
 
@@ -57,6 +63,8 @@ def compile_tests(source: str, entry_points: frozenset[str] = frozenset()) -> tu
     try:
         compiler.run(ast.parse(source).body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if "integer string conversion" in str(error):
+            raise VerifierInputError(_TOO_MANY_DIGITS) from error
         raise VerifierInputError(f"the tests of the task are not Python: {' '.join(str(error).split())}") from error
     except (TypeError, ArithmeticError, LookupError) as error:
         raise Unsupported(f"a test that cannot be read without running it ({error})") from error
@@ -163,7 +171,7 @@ class _Compiler:
         if any(self._has_given(part, arguments, call) for part in (test, *oracle)):
             raise Unsupported("a test of what a call does to its arguments")
         expected = short(known[0], MAX_EXPECTED) if known else _expected(test, call, names)
-        driver = TRUTH if _asks_for_truth(test, call) else ITEMS if _asks_for_items(test, call) else VALUE
+        driver = _driver(test, call)
         self.checks.append(Check(self._text(statement), holds, expected, driver=driver, **arguments))
 
     def _calls(self, node: ast.AST) -> list[ast.expr]:
@@ -199,7 +207,7 @@ class _Compiler:
                     return {"function": function, "args": args, "kwargs": kwargs}
             except Unsupported:
                 pass
-        return {"expression": ast.unparse(self._own(node))}
+        return {"expression": unparse(self._own(node))}
 
     def _has_given(self, node: ast.AST, given: Any, call: ast.AST | None = None) -> bool:
         """Whether an expression, but for the call in it, looks at a list or the like that a call is given."""
@@ -222,7 +230,7 @@ class _Compiler:
         for name in ast.walk(renamed):
             if isinstance(name, ast.Name):
                 name.id = self._aliases.get(name.id, name.id)
-        return ast.unparse(renamed)
+        return unparse(renamed)
 
 
 def entry_point_in(source: str) -> str:
@@ -258,6 +266,19 @@ def is_plain(value: Any) -> bool:
     return type(value) in _PLAIN
 
 
+def unparse(node: ast.AST) -> str:
+    """Python for it, also for whole numbers of more digits than Python writes."""
+    try:
+        return ast.unparse(node)
+    except ValueError:
+        return ast.unparse(_InHexadecimal().visit(copy.deepcopy(node)))
+
+
+class _InHexadecimal(ast.NodeTransformer):
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.Name(hex(node.value)) if type(node.value) is int else node
+
+
 def _names(node: ast.AST, but: ast.AST | None) -> list[str]:
     """The names in an expression, outside of one of its parts."""
     if node is but:
@@ -276,6 +297,14 @@ def _containers(value: Any) -> set[int]:
     return {id(value)} if isinstance(value, set) else set()
 
 
+def _driver(test: ast.expr, call: ast.expr) -> str:
+    """How the result of a call becomes plain data, for what a test asks of it."""
+    for driver, asked in ((TRUTH, _asks_for_truth), (ITEMS, _asks_for_items), (NUMBER, _asks_for_number)):
+        if asked(test, call):
+            return driver
+    return VALUE
+
+
 def _asks_for_truth(test: ast.expr, call: ast.expr) -> bool:
     """Whether a test asks no more of the result than whether it is true, as `assert f(x)` does."""
     return test is call or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and test.operand is call)
@@ -285,6 +314,18 @@ def _asks_for_items(test: ast.expr, call: ast.expr) -> bool:
     """Whether a test looks at no more of the result than its items, as `set(f(x))` does."""
     calls = [node for node in ast.walk(test) if isinstance(node, ast.Call) and node.args[:1] == [call]]
     return any(isinstance(node.func, ast.Name) and node.func.id in _ITERATING for node in calls)
+
+
+def _asks_for_number(test: ast.expr, call: ast.expr) -> bool:
+    """Whether a test calculates with the result, rounds it or compares its size, as `abs(f(x) - 1) < 0.1`."""
+    for node in ast.walk(test):
+        if isinstance(node, ast.BinOp) and call in (node.left, node.right):
+            return True
+        if isinstance(node, ast.Call) and call in node.args and ast.unparse(node.func) in _CALCULATING:
+            return True
+        if isinstance(node, ast.Compare) and call in (node.left, *node.comparators):
+            return any(isinstance(kind, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for kind in node.ops)
+    return False
 
 
 def _expected(test: ast.expr, call: ast.expr, names: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from verigym.tasks.errors import SandboxError, VerifierInputError
 from verigym.verifiers import _border
+from verigym.verifiers._asserts import unparse
 from verigym.verifiers._border import OBJECTS, STATE, VALUES
 from verigym.verifiers._code_runs import OUTCOMES, Findings, Runner, failed, one_line
 from verigym.verifiers.sandbox import Call, Job, Return, SandboxResult, Session, Status
@@ -70,11 +71,13 @@ class ProxiedTests:
     def _try(self, runner: Runner) -> int | str | Findings:
         found = Findings(0, 1)
         for sharing in (STATE,) if self._looks_back() else (VALUES, OBJECTS, STATE):
-            found = _run(runner, self.solution, self, sharing, trial=True)
+            found = _run(runner, self.solution, self, sharing)
             if found.outcome is Outcome.CORRECT:
                 return sharing
             if found.outcome is Outcome.INFRA_ERROR:
                 return found
+            if found.outcome is Outcome.TIMEOUT:
+                break
         said = " ".join(filter(None, (found.reason, found.first.get("test", ""))))
         return f"the task's own solution fails its tests, which run in a process of their own: {said}"
 
@@ -95,9 +98,9 @@ class ProxiedTests:
         body = ast.parse(f"import random\nrandom.seed(0)\n{self.asserts}").body
         imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
         rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
-        indented = "\n".join(f"    {line}" for node in rest for line in ast.unparse(node).splitlines())
+        indented = "\n".join(f"    {line}" for node in rest for line in unparse(node).splitlines())
         side = f"{self.entry_point} = _verigym_border.AskingSide({_REMOTE}, {sharing}, _verigym_python.globals()).entry"
-        return "\n".join([self.context, *map(ast.unparse, imports), _LOAD, side, f"def {_TESTS}():", indented, ""])
+        return "\n".join([self.context, *map(unparse, imports), _LOAD, side, f"def {_TESTS}():", indented, ""])
 
 
 _known: OrderedDict[ProxiedTests, int | str] = OrderedDict()
@@ -173,7 +176,7 @@ def _is_literal_of(test: ast.AST, names: set[str]) -> bool:
     return len(others) < len(parts) and not any(isinstance(node, ast.Name) for p in others for node in ast.walk(p))
 
 
-def _run(runner: Runner, source: str, tests: ProxiedTests, sharing: int, *, trial: bool = False) -> Findings:
+def _run(runner: Runner, source: str, tests: ProxiedTests, sharing: int) -> Findings:
     findings = Findings(0, 1)
     for _ in range(2):  # a failure of ours is tried once more
         try:
@@ -181,7 +184,7 @@ def _run(runner: Runner, source: str, tests: ProxiedTests, sharing: int, *, tria
         except SandboxError as error:
             return Findings(0, 1, Outcome.INFRA_ERROR, str(error))
         try:
-            findings = _run_once(runner, session, source, tests, sharing, trial=trial)
+            findings = _run_once(runner, session, source, tests, sharing)
         finally:
             session.close()
         if findings.outcome is not Outcome.INFRA_ERROR:
@@ -193,9 +196,7 @@ def _run(runner: Runner, source: str, tests: ProxiedTests, sharing: int, *, tria
     return findings
 
 
-def _run_once(
-    runner: Runner, session: Session, source: str, tests: ProxiedTests, sharing: int, *, trial: bool
-) -> Findings:
+def _run_once(runner: Runner, session: Session, source: str, tests: ProxiedTests, sharing: int) -> Findings:
     for part in (_NOT_MAIN, source, _served(tests.entry_point)):
         loaded = session.execute(part)
         if loaded.status is not Status.OK:
@@ -213,7 +214,8 @@ def _run_once(
     if returned.ok:
         return Findings(1, 1)
     kind, _, said = returned.error.partition(": ")
-    if kind == _border.Unsendable.__name__ and not tests.solution:
+    of_the_tests = kind == _border.Unsendable.__name__ or (kind == "NameError" and not submission.error)
+    if of_the_tests and not tests.solution:
         raise VerifierInputError(f"the tests of the task do not run in a process of their own: {one_line(said)}")
     if kind in (_border.NoValue.__name__, _border.Unsendable.__name__):
         return Findings(0, 1, Outcome.WRONG, one_line(said))

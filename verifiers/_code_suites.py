@@ -23,6 +23,10 @@ _SHAPES = (
     'a code target must be a text of asserts, {"asserts": ...}, {"inputs": [...], "outputs": [...]}, or '
     '{"reference": ..., "inputs": ..., "entry_point": ...}'
 )
+_TOO_MANY_DIGITS = (
+    "a test of a function holds a whole number of more digits than Python reads: "
+    "leave that test out, or raise the limit (sys.set_int_max_str_digits)"
+)
 _TEXTS = ("asserts", "entry_point", "fn_name", "prelude", "reference", "setup", "solution", "stub")
 
 
@@ -188,6 +192,8 @@ def _json_check(function: str, given: str, output: str, *, wrapped: bool) -> Che
         args = tuple(json.loads(line) for line in given.split("\n") if line.strip())
         expected = json.loads(output)
     except (ValueError, RecursionError) as error:
+        if "integer string conversion" in str(error):
+            raise VerifierInputError(_TOO_MANY_DIGITS) from None
         raise VerifierInputError(f"a test of a function must be JSON, a line for each argument ({error})") from None
     text = f"{function}({', '.join(short(arg, 120) for arg in args)})"
     return Check(text, partial(_json_holds, expected, wrapped), short(expected), function, args)
