@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from verigym.tasks.errors import SandboxError
 from verigym.tasks.worlds.tool import Tool
-from verigym.verifiers.sandbox import Limits, Sandbox, SandboxResult, Session, Status, shared
+from verigym.verifiers.sandbox import Job, Limits, Sandbox, SandboxResult, Session, Status, shared
 
 MAX_SHOWN = 2_000  # characters of output that the agent is shown
 _FIRST = "import random; random.seed(0)"  # the same actions give the same episode
+_LOST = "The interpreter was ended while it ran the earlier calls again: their variables are lost."
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -35,8 +37,9 @@ def python_tool(
 class Interpreter:
     """A session that is opened when it is needed, and replayed in a fresh one when it has ended.
 
-    What is replayed are the sources after which the session was alive; the one that ended it is lost. A failure of the
-    sandbox is tried once more, then it raises SandboxError: the episode is an INFRA_ERROR.
+    What is replayed are the sources after which the session was alive; the one that ended it is lost. Sources that end
+    the session on replay are all lost, and the agent is told. A failure of the sandbox is tried once more, then it
+    raises SandboxError, and the episode is an INFRA_ERROR; unless other jobs run: then the code is what fails it.
     """
 
     def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
@@ -52,12 +55,16 @@ class Interpreter:
         Args:
             code: The Python code to run.
         """
-        result = self._execute(code)
+        session, lost = self._opened()
+        result = self._execute(session, code)
         if result.status is Status.INFRA_ERROR:
-            result = self._execute(code)
+            session, lost_now = self._opened()
+            lost = lost or lost_now
+            result = self._execute(session, code)
         if result.status is Status.INFRA_ERROR:
-            raise SandboxError(f"the Python tool failed: {result.reason}")
-        return _shown(result, ended=self._session is None)
+            self._expect_alive(result)
+        text = _shown(result, ended=not session.alive)
+        return f"{_LOST}\n{text}" if lost else text
 
     def reset(self) -> None:
         """Begins without variables."""
@@ -70,9 +77,33 @@ class Interpreter:
         if session is not None:
             session.close()
 
-    def _execute(self, code: str) -> SandboxResult:
-        session = self._session or self._replayed()
+    def _opened(self) -> tuple[Session, bool]:
+        """The session, and whether the variables of earlier calls were lost on the way to it."""
+        session, lost = self._session or self._replayed(self._sources), False
+        if session is None:
+            session, lost, self._sources = self._replayed([]), True, []
+        if session is None:
+            raise SandboxError("the Python tool failed: a new session ends at once")
         self._session = session
+        return session, lost
+
+    def _replayed(self, sources: Sequence[str]) -> Session | None:
+        """A new session in which these have run; None if they end it, twice where that looks like a failure of ours."""
+        failed = None
+        for _ in range(2):
+            session = self._sandbox.session(self._limits)
+            ends = (result for result in map(session.execute, [_FIRST, *sources]) if not session.alive)
+            failed = next(ends, None)
+            if failed is None:
+                return session
+            session.close()
+            if failed.status is not Status.INFRA_ERROR:
+                return None
+        if failed is not None:
+            self._expect_alive(failed)
+        return None
+
+    def _execute(self, session: Session, code: str) -> SandboxResult:
         result = session.execute(code)
         if session.alive:
             self._sources.append(code)
@@ -80,13 +111,10 @@ class Interpreter:
             self.close()
         return result
 
-    def _replayed(self) -> Session:
-        session = self._sandbox.session(self._limits)
-        for source in [_FIRST, *self._sources]:
-            result = session.execute(source)
-            if not session.alive:
-                raise SandboxError(f"the Python tool's session ended on replay: {result.reason}")
-        return session
+    def _expect_alive(self, failed: SandboxResult) -> None:
+        """Raises SandboxError for a failure of ours, unless another job runs: code may have ended its own sandbox."""
+        if self._sandbox.run(Job("pass")).status is not Status.OK:
+            raise SandboxError(f"the Python tool failed: {failed.reason}")
 
 
 def _shown(result: SandboxResult, *, ended: bool) -> str:

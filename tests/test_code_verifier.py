@@ -412,6 +412,25 @@ def test_tests_that_need_what_the_sandbox_has_not_are_no_fault_of_the_submission
     assert judge("import no_such_library\ndef f(x): return 2", TWICE).outcome is Outcome.ERROR
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"solution": f"import no_such_library.part\n{RIGHT}"},
+        {"setup": "from no_such_library import x"},
+        {"prelude": "import math, no_such_library as n"},
+        {"inputs": ["1 2\n"], "outputs": ["3\n"], "solution": "def main():\n    import no_such_library"},
+    ],
+)
+def test_a_task_whose_own_code_needs_what_the_sandbox_has_not_is_refused(judge, more):
+    target = {**({} if "inputs" in more else ADD), **more}
+    for code in (RIGHT, "import no_such_library", "nonsense"):
+        with pytest.raises(VerifierInputError, match="own code imports 'no_such_library', which the sandbox"):
+            judge(code, target)
+    tried = {**ADD, "prelude": "try:\n    import no_such_library\nexcept ImportError:\n    pass"}
+    assert judge(RIGHT, tried).reward == 1
+    assert judge(f"import no_such_library\n{RIGHT}", ADD).outcome is Outcome.ERROR
+
+
 def test_infinite_values_pass_between_the_processes(judge):
     target = {"asserts": "x = f(1)\nassert f(x) == float('-inf')", "entry_point": "f"}
     assert judge("def f(x): return float('inf') if x == 1 else -x", target).reward == 1

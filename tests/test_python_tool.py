@@ -8,10 +8,11 @@ import gymnasium as gym
 import pytest
 
 from verigym.envs.mixture import EnvSpec
-from verigym.envs.python_tool import MAX_SHOWN, python_tool
+from verigym.envs.python_tool import MAX_SHOWN, Interpreter, python_tool
 from verigym.task_sampler import TaskSampler
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import ConfigError, SandboxError
+from verigym.verifiers.sandbox import Limits, SandboxResult, Session, Status
 
 make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
 
@@ -56,6 +57,51 @@ def test_a_crash_replays_the_session(tool, ending):
     assert "The interpreter was ended" in told
     assert "The variables of earlier calls are there again." in told
     assert run(tool, "x") == "[1, 2]"
+
+
+def test_code_that_ends_the_session_on_replay_loses_its_variables_and_fails_nothing(box):
+    tool = Interpreter(box, Limits(cpu_seconds=1.0))
+    assert tool.python("x = 1") == "(no output)"
+    tool._sources.append("import os; os._exit(1)")  # what might have lived by the clock the first time
+    assert "The interpreter was ended" in tool.python("import os; os._exit(1)")
+    first, *told = tool.python("x").splitlines()
+    assert first == "The interpreter was ended while it ran the earlier calls again: their variables are lost."
+    assert "NameError" in told[-1]
+    assert tool.python("y = 2") == "(no output)"
+    assert "there again" in tool.python("import os; os._exit(1)")
+    assert tool.python("y") == "2"
+    tool.close()
+
+
+def test_code_that_takes_its_sandbox_down_is_not_our_failure(box):
+    """The session fails as if by our fault, each time; other jobs run."""
+
+    class Failing(Session):
+        alive = True
+
+        def execute(self, source):
+            self.alive = source != "fail"
+            return SandboxResult(Status.OK if self.alive else Status.INFRA_ERROR, "the server fell silent")
+
+        def call(self, call): ...
+
+        def close(self): ...
+
+    class Box(type(box)):
+        def __init__(self):
+            self.works = True
+
+        def session(self, limits=None):
+            return Failing()
+
+        def run(self, job, **kwargs):
+            return box.run(job, **kwargs) if self.works else SandboxResult(Status.INFRA_ERROR, "gone")
+
+    failing = Box()
+    assert "The interpreter was ended: the server fell silent." in Interpreter(failing, Limits()).python("fail")
+    failing.works = False
+    with pytest.raises(SandboxError, match="the Python tool failed: the server fell silent"):
+        Interpreter(failing, Limits()).python("fail")
 
 
 def test_random_numbers_are_those_of_the_episode(tool):

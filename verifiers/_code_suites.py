@@ -41,6 +41,11 @@ class Suite(ABC):
         """What the tests find. Raises VerifierInputError if they cannot be run on anything."""
 
     @property
+    def own_code(self) -> str:
+        """The code of the task itself, beside its tests."""
+        return self.module(str(self.target.get("solution") or self.target.get("reference") or ""))
+
+    @property
     def entry_point(self) -> str:
         return str(self.target.get("entry_point", ""))
 

@@ -13,8 +13,9 @@ from typing import Any
 from verigym.tasks._rows import is_unicode
 from verigym.tasks.errors import ConfigError
 from verigym.tasks.task import Task
+from verigym.verifiers._code_libraries import refuse_missing
 from verigym.verifiers._code_runs import WALL_PER_CPU, Checker, Findings, Runner
-from verigym.verifiers._code_suites import public_suite_of, suite_of
+from verigym.verifiers._code_suites import Suite, public_suite_of, suite_of
 from verigym.verifiers._code_text import code_in, fenced
 from verigym.verifiers._plain import NUMBERS
 from verigym.verifiers.sandbox import Limits, Sandbox, shared
@@ -89,7 +90,7 @@ class CodeVerifier(Verifier):
         code, refusal = _code_of(submission.text)
         if refusal is not None:
             return self._verdict(refusal)
-        return self._verdict(suite.judge(code, self._runner))
+        return self._verdict(self._judge(suite, code))
 
     def verify_many(self, pairs: Sequence[tuple[Submission, Task]]) -> list[Verdict]:
         """The verdicts in order; the sandbox's workers share the work."""
@@ -110,13 +111,17 @@ class CodeVerifier(Verifier):
         if suite is None:
             return None
         code, refusal = _code_of(submission.text)
-        findings = refusal or suite.judge(code, self._runner)
+        findings = refusal or self._judge(suite, code)
         if findings.outcome in (Outcome.CORRECT, Outcome.INFRA_ERROR):
             return None
         return _told(findings)
 
     def close(self) -> None:
         self._closed.set()
+
+    def _judge(self, suite: Suite, code: str) -> Findings:
+        refuse_missing(suite.own_code, self._runner)
+        return suite.judge(code, self._runner)
 
     def _verdict(self, findings: Findings) -> Verdict:
         details = {**findings.first, "passed": findings.passed, "tests": findings.total}

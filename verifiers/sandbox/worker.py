@@ -25,7 +25,7 @@ RESULT_BYTES = 16 << 20
 MAX_BACKLOG = 4 << 20  # bytes of answers that a job has asked for and not taken
 PRELOAD = (
     "abc array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions functools heapq io "
-    "itertools json math numbers operator random re statistics string struct textwrap time typing numpy"
+    "itertools json math numbers operator random re statistics string struct textwrap time typing"
 )
 
 # Reads so many bytes of Python from its standard input as the first ten bytes say, and runs them.
