@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-SECONDS = 1.0
+SECONDS = 1.0  # of CPU time, after which nothing is said of a mutant: how long it takes is the machine's own
 _OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -25,7 +25,8 @@ _OPERATORS = {
     ast.NotIn: ast.In,
 }
 
-# Runs each source in a fork of its own: true if it runs to its end. The sources are of the data sets, or nearly so.
+# Runs each source in a fork of its own: true if it runs to its end, null if it takes too long. The sources are of the
+# data sets, or nearly so.
 _RUNNER = """
 import json, os, resource, signal, sys
 passed = []
@@ -41,7 +42,9 @@ for source in json.load(sys.stdin):
             code = 0
         finally:
             os._exit(code)
-    passed.append(os.waitpid(pid, 0)[1] == 0)
+    status = os.waitpid(pid, 0)[1]
+    late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+    passed.append(None if late else status == 0)
 json.dump(passed, sys.stdout)
 """
 
@@ -75,7 +78,7 @@ def _changes(node):
 
 
 def pass_in_plain_python(sources):
-    """For each source (a solution and its tests), whether it runs to its end in plain Python."""
+    """For each source (a solution and its tests), whether it runs to its end in plain Python; None if it takes long."""
     runner = _RUNNER.replace("SECONDS", str(SECONDS))
     done = subprocess.run(
         [sys.executable, "-I", "-c", runner], input=json.dumps(sources), capture_output=True, text=True, check=True

@@ -19,7 +19,7 @@ from verigym.verifiers.sandbox import Call, Job, Limits, Return, Sandbox, Status
 
 _SANDBOXES = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))
 CANARY = "expected-" + os.urandom(12).hex()
-QUICK = Limits(cpu_seconds=0.5, wall_seconds=30)
+QUICK = Limits(cpu_seconds=0.5, wall_seconds=120)
 BRIEF = Limits(cpu_seconds=1, wall_seconds=0.7)
 OK, ERROR, TIMEOUT, MEMORY, OUTPUT = Status.OK, Status.ERROR, Status.TIMEOUT, Status.MEMORY, Status.OUTPUT
 
@@ -294,7 +294,7 @@ def test_a_session_that_forges_the_end_of_its_turns_fools_only_itself(box, flood
 @pytest.mark.parametrize("target", ["os.getppid()", "-1", "1", "0"])
 @pytest.mark.parametrize("number", [9, 15, 19])
 def test_row_11_no_signal_leaves_the_job(box, target, number):
-    result = run(box, function(f"os.kill({target}, {number})"), limits=BRIEF)
+    result = run(box, function(f"os.kill({target}, {number})"))
     assert (result.status, [r.ok for r in result.returns]) in [(OK, [False]), (ERROR, [])], result
 
 
@@ -316,7 +316,7 @@ return 7
 def test_rows_12_and_13_a_daemon_does_not_outlive_the_job(box, body):
     result = run(box, function(DAEMON % body))
     assert (result.status, result.returns[0].value) == (OK, 7)
-    assert result.wall_seconds < 5
+    assert result.wall_seconds < 20
 
 
 def test_row_14_a_daemon_does_not_meet_the_next_job(box):
@@ -337,7 +337,7 @@ def test_row_15_a_fork_bomb_is_stopped(box):
 
 def test_row_16_a_thread_bomb_is_an_error(box):
     bomb = "import threading\nwhile True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
-    result = run(box, function(bomb), limits=Limits(wall_seconds=5))
+    result = run(box, function(bomb), limits=Limits(wall_seconds=60))
     assert (result.status, [r.ok for r in result.returns]) in [(OK, [False]), (ERROR, [])], result
 
 
@@ -351,7 +351,7 @@ def test_row_16_a_thread_bomb_is_an_error(box):
     ],
 )
 def test_rows_17_and_18_memory_is_limited(box, source):
-    assert run(box, source, limits=Limits(wall_seconds=15)).status is MEMORY
+    assert run(box, source, limits=Limits(wall_seconds=60)).status is MEMORY
 
 
 def test_rows_19_and_20_output_is_limited_to_a_megabyte(box):
@@ -565,7 +565,13 @@ def test_rows_28_and_30_busy_jobs_run_out_of_cpu_time(box, body):
 
 
 @pytest.mark.parametrize(
-    "body", ["time.sleep(600)", "import signal\nwhile True: signal.pause()", "sys.stdin.read(); os.read(4, 1)"]
+    "body",
+    [
+        "time.sleep(600)",
+        "import signal\nwhile True: signal.pause()",
+        "sys.stdin.read(); os.read(4, 1)",
+        "if os.fork() == 0: os.kill(os.getpid(), 19)\nos.wait()",
+    ],
 )
 def test_row_29_waiting_jobs_run_out_of_wall_time(box, body):
     result = run(box, function(body), limits=BRIEF)

@@ -110,7 +110,7 @@ def test_an_engine_that_stops_in_mid_run_gives_infrastructure_errors_until_it_is
     engine = start_engine(folder)
     try:
         box = _SANDBOXES["make"]("docker", workers=2)
-        job = Job("import time\ntime.sleep(0.05)\nprint(1)", limits=BRIEF)
+        job = Job("import time\ntime.sleep(0.05)\nprint(1)")
         with ThreadPoolExecutor(4) as threads:
             running = [threads.submit(box.run, job) for _ in range(200)]
             running[20].result()
