@@ -1,5 +1,6 @@
 """Tests that look at changed arguments or use objects: what crosses the border by handle, what as data, what never."""
 
+import json
 import random
 import runpy
 from collections import Counter, OrderedDict, deque, namedtuple
@@ -8,10 +9,14 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from verigym import verifiers
-from verigym.tasks.errors import VerifierInputError
+from verigym.envs.mixture import EnvSpec
+from verigym.envs.validation import validate
+from verigym.task_sampler import TaskSampler
+from verigym.tasks.errors import ConfigError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission
 from verigym.verifiers._border import OBJECTS, STATE, VALUES, AnsweringSide, AskingSide, NoValue, Unsendable
@@ -148,6 +153,18 @@ def test_tests_that_trust_an_objects_word_are_refused(judge):
     with pytest.raises(VerifierInputError, match=r"own solution fails .* no plain value") as tried:
         judge(f"{LIAR}V = Yes", {**target, "solution": vector})
     assert "\n" not in f"{untried.value}{tried.value}"
+
+
+def test_training_and_validation_refuse_a_task_that_cannot_be_judged(tmp_path):
+    good = {"asserts": "assert f(1) == 1", "solution": "def f(x): return x"}
+    bad = {"asserts": "assert f(1) == f(1)", "entry_point": "f", "solution": "def f(x): return object()"}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": "Write f.", "target": target}) + "\n" for target in (good, bad)))
+    options = {"source": str(rows), "verifier": "code", "verifier_options": {"sandbox": "bubblewrap"}}
+    with pytest.raises(ConfigError, match=r"not trained on: task 'custom-train-1' cannot be judged: the task's own"):
+        TaskSampler([EnvSpec("verigym/Custom-v0", kwargs=options)], 0)
+    found = validate(gym.make("verigym:verigym/Custom-v0", **options).unwrapped)
+    assert [(failure.task_id, failure.outcome) for failure in found.failures] == [("custom-train-1", "no verdict")]
 
 
 def test_tests_that_hand_over_what_cannot_leave_them_are_refused(judge):

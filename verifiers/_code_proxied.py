@@ -49,11 +49,14 @@ class ProxiedTests:
 
     def run(self, runner: Runner, source: str) -> Findings:
         """What they find, with as much sharing as the task's own solution needs. Raises VerifierInputError."""
-        sharing = self._sharing(runner)
+        sharing = self.sharing(runner)
         return sharing if isinstance(sharing, Findings) else _run(runner, source, self, sharing)
 
-    def _sharing(self, runner: Runner) -> int | Findings:
-        """The least sharing with which the task's own solution passes; tried once for all submissions."""
+    def sharing(self, runner: Runner) -> int | Findings:
+        """The least sharing with which the task's own solution passes, which is tried once for all submissions.
+
+        Raises VerifierInputError if it passes with none.
+        """
         if not self.solution:
             return STATE if self._looks_back() or _is_class(self.entry_point) else OBJECTS
         with _lock:

@@ -40,6 +40,10 @@ class Suite(ABC):
     def judge(self, code: str, runner: Runner) -> Findings:
         """What the tests find. Raises VerifierInputError if they cannot be run on anything."""
 
+    def expect_judgeable(self, runner: Runner) -> None:
+        """Raises VerifierInputError for tests that the task's own solution must try, and on which it fails."""
+        return
+
     @property
     def own_code(self) -> str:
         """The code of the task itself, beside its tests."""
@@ -65,6 +69,12 @@ class AssertSuite(Suite):
         except Unsupported:
             return self._tests().run(runner, self.module(code))
         return run_checks(runner, self.module(code), checks)
+
+    def expect_judgeable(self, runner: Runner) -> None:
+        try:
+            self.checks()
+        except Unsupported:
+            self._tests().sharing(runner)
 
     def checks(self) -> tuple[Check, ...]:
         """The rows. Raises Unsupported if the tests are more than rows."""

@@ -102,7 +102,10 @@ class CodeVerifier(Verifier):
 
     def golds(self, task: Task) -> list[str]:
         """The solution that the data set names, in a block; none if it names none."""
-        solution = suite_of(task).target.get("solution")
+        suite = suite_of(task)
+        refuse_missing(suite.own_code, self._runner)
+        suite.expect_judgeable(self._runner)
+        solution = suite.target.get("solution")
         return [fenced(solution)] if solution else []
 
     def feedback(self, submission: Submission, task: Task) -> str | None:

@@ -11,20 +11,21 @@ from numpy.typing import NDArray
 
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.errors import ConfigError
+from verigym.tasks.errors import ConfigError, VerifierInputError
 from verigym.tasks.task import TaskSet
 
 
 class TaskSampler:
     """A pure function of (seed, position): `position` holds how many groups of each environment were drawn.
 
-    Raises ConfigError for an environment that runs what a policy says where it could reach the trainer.
+    Raises ConfigError for an environment that runs what a policy says where it could reach the trainer, and for one
+    with a task that its verifier cannot judge.
     """
 
     def __init__(self, specs: Sequence[EnvSpec], seed: int) -> None:
         self.seed = seed
         self.weights = np.array([spec.weight for spec in specs], float)
-        self.task_ids = [task_ids(_isolated(spec)) for spec in specs]
+        self.task_ids = [task_ids(_judgeable(_isolated(spec))) for spec in specs]
         self.start = [0] * len(specs)
 
     def plan(
@@ -110,6 +111,20 @@ def _isolated(spec: EnvSpec) -> EnvSpec:
             f"{spec.id} is not trained on: it runs the policy's code without isolation; "
             "choose a sandbox that isolates (docker or bubblewrap, see docs/verifiers.md)"
         )
+    return spec
+
+
+def _judgeable(spec: EnvSpec) -> EnvSpec:
+    """`spec`, if each task that was loaded for it can be judged; generated ones are as their generator makes them."""
+    env = spec.make()
+    tasks, verifier = (getattr(env.unwrapped, name, None) for name in ("tasks", "verifier"))
+    try:
+        for task in tasks if type(tasks) is TaskSet and verifier is not None else ():
+            verifier.golds(task)
+    except VerifierInputError as error:
+        raise ConfigError(f"{spec.id} is not trained on: task '{task.id}' cannot be judged: {error}") from error
+    finally:
+        env.close()
     return spec
 
 
