@@ -251,6 +251,8 @@ def test_objects_stay_behind_where_values_are_asked_for():
         sides(lambda: object(), VALUES).entry()
     with pytest.raises(Unsendable):
         sides(lambda x: x, STATE).entry(object())
+    with pytest.raises(NoValue):
+        AskingSide(lambda *question: (([0], {0: ("handle", [])}), None), VALUES, {}).entry()
     handle = sides(lambda: object(), OBJECTS).entry()
     with pytest.raises(NoValue):
         assert handle == 3

@@ -184,7 +184,7 @@ class Border:
 
     def _make(self, number: int, name: str, parts: list[Element]) -> Any:
         if name == _HANDLE:
-            return self._objects[number] if number in self._objects else self.handle(number)
+            return self.handle(number)
         if name == _NAMED:
             return collections.namedtuple(parts[0], parts[1])(*map(self._value, parts[2:]))  # type: ignore[misc]
         kind = _KINDS[name]
@@ -215,16 +215,16 @@ class AskingSide(Border):
 
     def __init__(self, remote: Callable[..., Any], sharing: int, names: Mapping[str, Any]) -> None:
         super().__init__()
-        self._remote, self._sharing, self._known = remote, OBJECTS, names
-        self.entry = self.handle(0)
-        self._sharing = sharing
+        self._remote, self._sharing, self._known = remote, sharing, names
+        self.entry = Handle(self)
+        self.register(self.entry)
 
     def handle(self, number: int) -> Any:
         if self._sharing < OBJECTS:
             raise NoValue("a test gets what is no plain value")
-        handle = Handle(self)
-        self.register(handle, number)
-        return handle
+        if number not in self._objects:
+            self.register(Handle(self), number)
+        return self._objects[number]
 
     def stranger(self, value: Any) -> int:
         raise Unsendable(f"they hand a {type(value).__name__} to the code, which only their own process has")
@@ -315,6 +315,9 @@ class AnsweringSide(Border):
 
     def stranger(self, value: Any) -> int:
         return self.register(value)
+
+    def handle(self, number: int) -> Any:
+        return self._objects[number]
 
     def serve(self, operation: str, packed: Packed, sharing: int) -> tuple[Packed, tuple[str, str] | None]:
         """A packed value, and the name and the message of what was raised."""

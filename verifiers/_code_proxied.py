@@ -73,7 +73,8 @@ class ProxiedTests:
 
     def _try(self, runner: Runner) -> int | str | Findings:
         found = Findings(0, 1)
-        for sharing in (STATE,) if self._looks_back() else (VALUES, OBJECTS, STATE):
+        least = STATE if self._looks_back() else OBJECTS if _is_class(self.entry_point) else VALUES
+        for sharing in range(least, STATE + 1):
             found = _run(runner, self.solution, self, sharing)
             if found.outcome is Outcome.CORRECT:
                 return sharing
@@ -217,8 +218,7 @@ def _run_once(runner: Runner, session: Session, source: str, tests: ProxiedTests
     if returned.ok:
         return Findings(1, 1)
     kind, _, said = returned.error.partition(": ")
-    of_the_tests = kind == _border.Unsendable.__name__ or (kind == "NameError" and not submission.error)
-    if of_the_tests and not tests.solution:
+    if kind in (_border.Unsendable.__name__, "NameError") and not submission.failed and not tests.solution:
         raise VerifierInputError(f"the tests of the task do not run in a process of their own: {one_line(said)}")
     if kind in (_border.NoValue.__name__, _border.Unsendable.__name__):
         return Findings(0, 1, Outcome.WRONG, one_line(said))
@@ -247,6 +247,8 @@ class _Submission:
         self.asked = False
         self.error = ""
         """What the last call raised, if it did."""
+        self.failed = False
+        """Whether any call has raised: what the tests raise thereafter may be the submission's doing."""
 
     def answer(self, call: Call) -> Return:
         self.asked = True
@@ -257,6 +259,7 @@ class _Submission:
         except SandboxError as error:  # arguments made of what the submission returned may be too large
             returned = Return(False, error=f"ValueError: {error}")
         self.error = _raised(returned.value) if returned.ok else returned.error
+        self.failed = self.failed or bool(self.error)
         if not returned.ok and self.error.startswith("StopIteration"):  # forged: it would end a test's loop over `map`
             returned = Return(False, error=f"RuntimeError: {self.error}")
         if not self._session.alive:
