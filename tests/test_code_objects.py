@@ -116,6 +116,17 @@ def test_what_a_call_does_to_its_arguments_is_seen(judge, asserts, code):
     expect(judge, asserts, code, "def f(*args, **kwargs): pass", entry_point="f")
 
 
+def test_what_a_call_does_is_seen_by_the_next_where_the_solution_needs_it(judge):
+    asserts = "a = []\nassert f(a, 1) == [1]\nassert f(a, 2) == [1, 2]"
+    code = "def f(a, x):\n    a.append(x)\n    return a"
+    expect(
+        judge, asserts, code, "def f(a, x): return a + [x]", "def f(a, x): return [x]", entry_point="f", solution=code
+    )
+    fresh = "a = [2, 1]\nassert f(a) == [1, 2]\nassert f(a) == [1, 2]"
+    right = "def f(a): return sorted(a)"
+    expect(judge, fresh, right, "def f(a): return a", entry_point="f", solution=right)
+
+
 def test_a_test_that_arguments_are_left_alone_is_kept(judge):
     asserts = "a = [2, 1]\nassert f(a) == [1, 2]\nassert a == [2, 1]"
     expect(judge, asserts, "def f(a): return sorted(a)", "def f(a):\n    a.sort()\n    return a", entry_point="f")

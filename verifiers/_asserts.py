@@ -51,6 +51,8 @@ class Check:
     expression: str = ""
     driver: str = VALUE
     """How the result becomes plain data, see `_code_driver`."""
+    reuses: bool = False
+    """Whether it is given a list or the like that an earlier call was given, too, and may have changed."""
 
 
 @lru_cache(maxsize=4096)
@@ -81,6 +83,7 @@ class _Compiler:
         self._aliases: dict[str, str] = {}
         self._functions: dict[str, ast.FunctionDef] = {}
         self._unknown: set[str] = set()
+        self._given: set[int] = set()
 
     def run(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -171,8 +174,8 @@ class _Compiler:
         if any(self._has_given(part, arguments, call) for part in (test, *oracle)):
             raise Unsupported("a test of what a call does to its arguments")
         expected = short(known[0], MAX_EXPECTED) if known else _expected(test, call, names)
-        driver = _driver(test, call)
-        self.checks.append(Check(self._text(statement), holds, expected, driver=driver, **arguments))
+        arguments |= {"driver": _driver(test, call), "reuses": self._reuses(call)}
+        self.checks.append(Check(self._text(statement), holds, expected, **arguments))
 
     def _calls(self, node: ast.AST) -> list[ast.expr]:
         """The calls of the submission in an expression, the outer ones, with the methods called on their results."""
@@ -214,6 +217,12 @@ class _Compiler:
         values = [self._names[name] for name in _names(node, call) if name in self._names]
         seen = _containers(values)
         return bool(seen) and not seen.isdisjoint(_containers(given))
+
+    def _reuses(self, call: ast.expr) -> bool:
+        given = _containers([self._names[name] for name in _names(call, None) if name in self._names])
+        reuses = not given.isdisjoint(self._given)
+        self._given |= given
+        return reuses
 
     def _own(self, node: ast.expr) -> ast.expr:
         """An expression in the names of the submission's module. Raises Unsupported if it needs those of the tests."""

@@ -14,10 +14,11 @@ from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _code_text, _evalplus
 from verigym.verifiers._asserts import Check, Equals, compile_tests, entry_point_in
-from verigym.verifiers._code_proxied import ProxiedTests, refuse_untried
+from verigym.verifiers._code_proxied import TRIAL_SECONDS, ProxiedTests, refuse_untried
 from verigym.verifiers._code_runs import Findings, Runner, run_checks, run_programs
 from verigym.verifiers._evaluate import Unsupported
 from verigym.verifiers._plain import short
+from verigym.verifiers.verdict import Outcome
 
 _SHAPES = (
     'a code target must be a text of asserts, {"asserts": ...}, {"inputs": [...], "outputs": [...]}, or '
@@ -28,6 +29,9 @@ _TOO_MANY_DIGITS = (
     "leave that test out, or raise the limit (sys.set_int_max_str_digits)"
 )
 _TEXTS = ("asserts", "entry_point", "fn_name", "prelude", "reference", "setup", "solution", "stub")
+
+
+_passing: dict[tuple[str, str], bool] = {}  # by solution and asserts
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,30 @@ class AssertSuite(Suite):
             checks = self.checks()
         except Unsupported:
             return self._tests().run(runner, self.module(code))
+        if any(check.reuses for check in checks) and not self._passes_afresh(runner, checks):
+            return self._tests().run(runner, self.module(code))
         return run_checks(runner, self.module(code), checks)
+
+    def _passes_afresh(self, runner: Runner, checks: tuple[Check, ...]) -> bool:
+        """Whether the task's own solution passes where each call has fresh arguments; tried once."""
+        solution = self.module(str(self.target.get("solution", "")))
+        key = (solution, str(self.target["asserts"]))
+        if not self.target.get("solution") or _passing.get(key):
+            return True
+        if key not in _passing:
+            found = run_checks(runner.granting(TRIAL_SECONDS), solution, checks)
+            if found.outcome is Outcome.INFRA_ERROR:
+                return True  # whoever runs the code next will say so
+            _passing[key] = found.outcome is Outcome.CORRECT
+        return _passing[key]
 
     def expect_judgeable(self, runner: Runner) -> None:
         try:
-            self.checks()
+            checks = self.checks()
+            in_rows = not any(check.reuses for check in checks) or self._passes_afresh(runner, checks)
         except Unsupported:
+            in_rows = False
+        if not in_rows:
             self._tests().sharing(runner)
 
     def checks(self) -> tuple[Check, ...]:

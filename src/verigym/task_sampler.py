@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,8 @@ def _isolated(spec: EnvSpec) -> EnvSpec:
 def _judgeable(spec: EnvSpec) -> EnvSpec:
     """`spec`, if each task that was loaded for it can be judged; generated ones are as their generator makes them."""
     env = spec.make()
-    tasks, verifier = (getattr(env.unwrapped, name, None) for name in ("tasks", "verifier"))
+    tasks: Any = getattr(env.unwrapped, "tasks", None)
+    verifier: Any = getattr(env.unwrapped, "verifier", None)
     try:
         for task in tasks if type(tasks) is TaskSet and verifier is not None else ():
             verifier.golds(task)
