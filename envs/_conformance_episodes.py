@@ -27,6 +27,7 @@ from verigym.envs._conformance_probe import (
     opening,
     plain,
     play,
+    play_turns,
     script,
     sentence,
     started,
@@ -242,18 +243,9 @@ def _fork(subject: Subject) -> None:
     expect_same(restored.info["messages"], messages, "the messages of the restored one and the conversation")
     expect_same(restored.observation, observation, "the observation of the restored one and the last")
     expect_same(_snapshot(other), snapshot, "the snapshot of the restored one")
-    forked = _go_on(other, rest)
+    forked = play_turns(other, rest)
     expect_same(_snapshot(env), snapshot, "the original's snapshot after the fork was played")
-    expect_same(forked, _go_on(env, rest), "the fork and the original")
-
-
-def _go_on(env: Any, actions: list[str]) -> list[Turn]:
-    turns: list[Turn] = []
-    for action in actions:
-        turns.append(answer(env, action))
-        if turns[-1].ended:
-            break
-    return turns
+    expect_same(forked, play_turns(env, rest), "the fork and the original")
 
 
 @sentence("a snapshot that was changed is refused")
@@ -318,9 +310,9 @@ def _expect_budgets(subject: Subject, env: TextEnv) -> None:
 
 def _expect_task_end(env: TextEnv) -> None:
     turn = opening(env, seed=1)
-    golds = env.golds(env.tasks.get(turn.info["task_id"]))
+    golds = env.gold_episodes(env.tasks.get(turn.info["task_id"]))
     if golds:
-        _expect_flags(answer(env, golds[0]), True, "a gold answer")
+        _expect_flags(play_turns(env, golds[0])[-1], True, "a gold answer")
 
 
 def _expect_flags(turn: Turn, terminated: bool, what: str) -> None:

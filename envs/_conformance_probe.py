@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -154,6 +154,16 @@ def play(env: Any, **reset: Any) -> list[Turn]:
         if len(turns) > TURNS or turns[-1].ended:
             break
         turns.append(answer(env, action))
+    return turns
+
+
+def play_turns(env: Any, actions: Iterable[str]) -> list[Turn]:
+    """What is said to these turns, up to the end of the episode that runs."""
+    turns: list[Turn] = []
+    for action in actions:
+        turns.append(answer(env, action))
+        if turns[-1].ended:
+            break
     return turns
 
 

@@ -23,6 +23,7 @@ from verigym.envs._conformance_probe import (
     expect,
     expect_raises,
     opening,
+    play_turns,
     said_of,
     script,
     sentence,
@@ -258,10 +259,11 @@ def _golds(subject: Subject) -> None:
         first = found.failures[0]
         raise Broken(f"{len(found.failures)} of {found.golds} fail; {first.task_id}: {first.outcome}, {first.reason}")
     for task in spread(env.tasks, _FEWEST):
-        for gold in env.golds(task):
+        for gold in env.gold_episodes(task):
             opening(env, seed=0, options={"task": task.id})
-            turn = answer(env, mutated(gold))
-            expect(turn.reward <= found.limit, f"{mutated(gold)!r:.80} earns {turn.reward} on task {task.id}")
+            turns = play_turns(env, map(mutated, gold))
+            total = sum(turn.reward for turn in turns)
+            expect(total <= found.limit, f"{[*map(mutated, gold)]!r:.80} earns {total} on task {task.id}")
 
 
 def mutated(gold: str) -> str:

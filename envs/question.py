@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from verigym import tasks as task_sets
+from verigym.envs._options import Demonstrate, chance_of, load_tasks, resolve
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import ConfigError, EnvUsageError, UnknownNameError
@@ -18,8 +16,6 @@ from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.tool import Tool
 from verigym.verifiers.verdict import Submission
 from verigym.verifiers.verifier import Verifier
-
-Demonstrate = Callable[[Task, np.random.Generator], list[str]]
 
 
 class QuestionEnv(TextEnv):
@@ -70,13 +66,13 @@ class QuestionEnv(TextEnv):
         render_mode: str | None = None,
         **task_options: Any,
     ) -> None:
-        loaded = _task_set(task_set, split, source, task_options)
+        loaded = load_tasks(type(self), task_set, split, source, task_options)
         super().__init__(
             loaded,
             verifier,
             verifier_options=verifier_options,
             budget=Budget(max_turns, max_tokens_per_turn, max_tokens_per_episode),
-            chance=_chance(chance, {**task_options, "task_set": loaded}),
+            chance=chance_of(chance, {**task_options, "task_set": loaded}),
             render_mode=render_mode,
         )
         if feedback not in ("none", "public"):
@@ -84,7 +80,7 @@ class QuestionEnv(TextEnv):
         self.instructions, self.system_prompt, self._feedback = instructions, system_prompt, feedback
         several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
         self._tools = {tool.name: tool for tool in map(_as_tool, several)}
-        self._demonstrate = _resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
+        self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
 
     def opening(self, task: Task) -> list[Message]:
         for tool in self._tools.values():
@@ -144,44 +140,8 @@ class QuestionEnv(TextEnv):
         return self._tools[name].call(arguments)
 
 
-def _task_set(task_set: TaskSet | str, split: str, source: str | None, options: dict[str, Any]) -> TaskSet:
-    """The task set, loaded if it is a name. Raises UnknownNameError for an option that nobody knows."""
-    if not isinstance(task_set, TaskSet | str):
-        raise ConfigError(f"task_set must be a TaskSet or the name of one, not {task_set!r}")
-    own = set(inspect.signature(QuestionEnv.__init__).parameters) - {"self", "task_set", "task_options"}
-    known = own | set(task_sets.options(task_set) if isinstance(task_set, str) else ())
-    for name in options:
-        if name not in known:
-            raise UnknownNameError.of("environment option", name, known)
-    if isinstance(task_set, str):
-        return task_sets.load(task_set, split=split, source=source, **options)
-    if source is not None:
-        raise ConfigError("a TaskSet is given, so there is nothing to load: leave source out")
-    return task_set
-
-
-def _chance(chance: float | str, options: dict[str, Any]) -> float | Callable[[], float]:
-    """A number as it is; a path as the function that it names, given those of the options that it takes."""
-    if not isinstance(chance, str):
-        return chance
-    function = _resolve(chance)
-    taken = inspect.signature(function).parameters
-    return partial(function, **{name: value for name, value in options.items() if name in taken})
-
-
-def _resolve(path: str) -> Callable[..., Any]:
-    module, _, attribute = path.partition(":")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"'{path}' must name a function as module:attribute ({error})") from error
-    if not callable(function) and not isinstance(function, Tool):
-        raise ConfigError(f"'{path}' is not a function")
-    return function  # type: ignore[no-any-return]
-
-
 def _as_tool(given: Callable[..., Any] | Tool | str) -> Tool:
-    tool = _resolve(given) if isinstance(given, str) else given
+    tool = resolve(given) if isinstance(given, str) else given
     if not isinstance(tool, Tool) and inspect.signature(tool).return_annotation in (Tool, Tool.__name__):
         tool = tool()
     if isinstance(tool, Tool):

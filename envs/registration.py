@@ -16,6 +16,12 @@ FUNCTION = f"Write the function in Python. {CODE}"
 PROGRAM = f"Write a Python program that reads standard input and writes standard output. {CODE}"
 CONTEST = f"Write what is asked for in Python: a program that reads standard input, or the class or function. {CODE}"
 QUESTION = "verigym.envs.question:QuestionEnv"
+WORLD = "verigym.envs.world:WorldEnv"
+DESK = (
+    "Act by calls; the user hears what you write without a call. When you are asked to tell the price of order N, say "
+    "[price of order N: the price]. Of what cannot be done, such as to sing, say [sing: cannot]. Write nothing else in "
+    "brackets, and ask for what you must know."
+)
 
 _IDS: list[str] = []
 
@@ -191,5 +197,18 @@ register(
         "demonstrate": "verigym.tasks.calculator:demonstrate",
         "max_turns": 4,
         "max_tokens_per_turn": 256,
+    },
+)
+register(
+    "verigym/Desk-v0",
+    entry_point=WORLD,
+    kwargs={
+        "task_set": "desk",
+        "instructions": DESK,
+        "chance": "verigym.tasks.desk:chance",
+        "demonstrate": "verigym.tasks.desk:demonstrate",
+        "max_turns": 16,
+        "max_calls": 40,
+        "max_tokens_per_turn": 512,
     },
 )

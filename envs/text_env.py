@@ -135,6 +135,10 @@ class TextEnv(gym.Env[str, str]):
         """Final turns that are right, one for each accepted answer, for validation."""
         return self.verifier.golds(task)
 
+    def gold_episodes(self, task: Task) -> list[list[str]]:
+        """The turns of whole episodes that are right: of each gold answer, unless a subclass needs more turns."""
+        return [[gold] for gold in self.golds(task)]
+
     def demonstration(self, rng: np.random.Generator) -> list[str]:
         """The turns of one demonstration of the current task, for a supervised warm start. Raises ConfigError."""
         raise ConfigError(f"{type(self).__name__} has no demonstrations: give it a method demonstration(rng)")

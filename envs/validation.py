@@ -132,10 +132,13 @@ def _failing(env: TextEnv, tasks: Sequence[Task]) -> Iterator[GoldFailure]:
 
 
 def _played_gold(env: TextEnv, task: Task) -> GoldFailure | None:
-    """What the environment says to a gold answer, if it is not full reward."""
-    for gold in env.golds(task):
+    """What the environment says to a gold episode, if it is not full reward at its end."""
+    for turns in env.gold_episodes(task):
         env.reset(seed=0, options={"task": task.id})
-        _, _, terminated, truncated, info = env.step(gold)
+        for turn in turns:
+            _, _, terminated, truncated, info = env.step(turn)
+            if terminated or truncated:
+                break
         verdict = info.get("verdict")
         if not (terminated or truncated) or verdict is None:
             return GoldFailure(task.id, "not ended", "the gold answer does not end the episode")

@@ -18,7 +18,11 @@ NEEDS_REASONING_GYM = pytest.mark.skipif(
 )
 CODE_ROWS = Path(__file__).with_name("code_rows")  # made up, in the shape of the data sets
 CALCULATOR = "verigym/Calculator-v0"
-TOOLS = {CALCULATOR: ["calculator"], "verigym/PythonTool-v0": ["python"]}
+TOOLS = {
+    CALCULATOR: ["calculator"],
+    "verigym/PythonTool-v0": ["python"],
+    "verigym/Desk-v0": ["find_order", "cancel_order"],
+}
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
 ARGUMENTS = {
@@ -109,9 +113,10 @@ def test_first_message_is_the_prompt_and_the_instructions(env_id):
 def test_a_statistics_wrapper_records_the_reward_of_a_gold_answer(env_id):
     env = gym.wrappers.RecordEpisodeStatistics(make(env_id))
     _, info = env.reset(seed=4)
-    gold = env.unwrapped.golds(env.unwrapped.tasks.get(info["task_id"]))[0]
-    *_, info = env.step(gold)
-    assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 1)
+    gold = env.unwrapped.gold_episodes(env.unwrapped.tasks.get(info["task_id"]))[0]
+    for turn in gold:
+        *_, info = env.step(turn)
+    assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, len(gold))
 
 
 @NEEDS_DATA

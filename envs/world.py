@@ -1,0 +1,132 @@
+"""An environment whose agent acts on a simulated world by tools, and talks with a user who follows a script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from verigym.envs._options import Demonstrate, chance_of, load_tasks, resolve
+from verigym.envs.text_env import Budget, Message, Reply, TextEnv
+from verigym.tasks.canonical import parse_turn
+from verigym.tasks.errors import ConfigError, EnvUsageError
+from verigym.tasks.task import Task, TaskSet
+from verigym.tasks.worlds.user import ScriptedUser
+from verigym.tasks.worlds.world import world_of
+from verigym.verifiers.state import gold_turns
+from verigym.verifiers.verdict import Submission
+from verigym.verifiers.verifier import Verifier
+
+
+class WorldEnv(TextEnv):
+    """The user asks; a turn with calls acts on the task's world, a turn without one speaks to the user.
+
+    A task's metadata has its world (`world`, `state`, `tools`: see `worlds.world_of`) and the user's lines (`user`: see
+    `worlds.ScriptedUser`; without it the prompt is all that the user has to say). Each call is answered by a tool
+    message, a wrong one by a message that helps; text beside calls is not heard by anybody. The episode ends with the
+    user's last word. The verifier gets what differs from the world's start (`state`) and its log (`events`).
+
+    Args:
+        task_set: a TaskSet (`split` then says nothing), or the name of one for `tasks.load` with `split`, `source`
+            and `task_options`.
+        verifier: the registered name of a Verifier, or one that may be shared and that its owner closes.
+        verifier_options: options of a verifier given by name.
+        instructions: a text put under the first question, after a blank line ("" for none).
+        system_prompt: the first message, from the system ("" for none).
+        max_calls: calls in an episode; what is above is not run, and told so (None: no limit).
+        max_reply: characters of a tool's reply; what is longer is cut.
+        max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
+        chance: the reward that a policy blind to the question can earn; a number, or "module:function" of any of
+            the task set (as `task_set`) and the task options, called when it is asked for.
+        demonstrate: function (task, rng) -> turns, or "module:attribute" of one; default: the gold episode.
+        task_options: further options of the task set, such as `level` and `seed` of a generated one.
+
+    Raises UnknownNameError for an option that neither the environment nor the task set has, ConfigError for a
+    value that cannot be.
+    """
+
+    def __init__(
+        self,
+        task_set: TaskSet | str,
+        *,
+        split: str = "train",
+        source: str | None = None,
+        verifier: Verifier | str = "state_match",
+        verifier_options: Mapping[str, Any] | None = None,
+        instructions: str = "",
+        system_prompt: str = "",
+        max_calls: int | None = None,
+        max_reply: int = 4000,
+        max_turns: int = 20,
+        max_tokens_per_turn: int | None = 1024,
+        max_tokens_per_episode: int | None = None,
+        chance: float | str = 0.0,
+        demonstrate: Demonstrate | str | None = None,
+        render_mode: str | None = None,
+        **task_options: Any,
+    ) -> None:
+        loaded = load_tasks(type(self), task_set, split, source, task_options)
+        super().__init__(
+            loaded,
+            verifier,
+            verifier_options=verifier_options,
+            budget=Budget(max_turns, max_tokens_per_turn, max_tokens_per_episode),
+            chance=chance_of(chance, {**task_options, "task_set": loaded}),
+            render_mode=render_mode,
+        )
+        self.instructions, self.system_prompt = instructions, system_prompt
+        self.max_calls = None if max_calls is None else _positive("max_calls", max_calls)
+        self.max_reply = _positive("max_reply", max_reply)
+        self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
+        self._world = world_of(self.tasks[0])  # whose tools are asked for before the first reset
+        self._user = ScriptedUser([{"says": ""}])
+
+    def opening(self, task: Task) -> list[Message]:
+        self._world = world_of(task)
+        self._user = ScriptedUser(task.metadata.get("user") or [{"says": task.prompt}])
+        said = self._user.opening()
+        text = f"{said}\n\n{self.instructions}" if self.instructions else said
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        return [*system, {"role": "user", "content": text}]
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return self._world.schemas
+
+    def respond(self, action: str) -> Reply:
+        turn = parse_turn(action)
+        if not (turn.calls or turn.errors):
+            said, final = self._user.reply(turn.content)
+            return Reply([{"role": "user", "content": said}], final=final)
+        answers = [
+            {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
+        ]
+        answers += [{"role": "tool", "name": "error", "content": f"error: {error}"} for error in turn.errors]
+        return Reply(answers)
+
+    def submission(self, action: str) -> Submission:
+        # a copy of the log: an episode's verdict must not change with what is done later
+        return Submission(action, tuple(self._messages), self._world.store.changes(), tuple(self._world.events))
+
+    def gold_episodes(self, task: Task) -> list[list[str]]:
+        return [gold_turns(task)]
+
+    def demonstration(self, rng: np.random.Generator) -> list[str]:
+        if self._task is None:
+            raise EnvUsageError("demonstration outside an episode: call reset first")
+        return gold_turns(self._task) if self._demonstrate is None else self._demonstrate(self._task, rng)
+
+    def _call(self, name: str, arguments: dict[str, Any]) -> str:
+        if self.max_calls is not None and len(self._world.events) >= self.max_calls:
+            return f"error: not run, as all {self.max_calls} calls of this task are used up"
+        result = self._world.call(name, arguments)
+        if len(result) > self.max_reply:
+            return f"{result[: self.max_reply]}\n... (cut: {len(result)} characters)"
+        return result
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return value

@@ -1,0 +1,46 @@
+"""A user who follows a script: says a line, gives facts when asked for them, goes on, and says when it is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+THANKS = "That is all, thank you."
+NO_MORE = "I have told you all that I know. Please do as I said."
+
+_SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]")
+_WORD = re.compile(r"\w+")
+_OFFERS = {"anything", "else"}
+
+
+class ScriptedUser:
+    """Says the lines of a script one after the other, each when the agent has answered the one before.
+
+    A line is `{"says": text, "facts": {word: text}}`. While it is the matter in hand, a question with one of these
+    words in it gets the fact; a question for anything else is told that there is no more to know. An offer of
+    further help ("anything else?") is no such question. What the user says is a function of the script and of what
+    the agent said.
+    """
+
+    def __init__(self, script: Sequence[Mapping[str, Any]]) -> None:
+        self._script, self._position = script, 0
+
+    def opening(self) -> str:
+        """The first line."""
+        return str(self._script[0]["says"])
+
+    def reply(self, message: str) -> tuple[str, bool]:
+        """What the user says to a message, and whether it was the last word."""
+        questions = [sentence for sentence in _SENTENCE.findall(f"{message}\n") if sentence.endswith("?")]
+        asked = {word.casefold() for question in questions for word in _WORD.findall(question)}
+        facts = self._script[self._position].get("facts", {})
+        given = [fact for word, fact in facts.items() if word.casefold() in asked]
+        if given:
+            return " ".join(given), False
+        if asked and not asked & _OFFERS:
+            return NO_MORE, False
+        self._position += 1
+        if self._position < len(self._script):
+            return str(self._script[self._position]["says"]), False
+        return THANKS, True

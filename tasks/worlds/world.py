@@ -1,0 +1,111 @@
+"""A simulated system: its state, the tools that read or change it, and the log of what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import MethodType
+from typing import Any, Self
+
+from verigym.tasks.errors import TaskDataError, UnknownNameError
+from verigym.tasks.task import Task
+from verigym.tasks.worlds.store import Store, Tables, Touched
+from verigym.tasks.worlds.tool import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One call, what it gave, whether it failed, and what it wrote."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    result: str
+    failed: bool
+    touched: tuple[Touched, ...] = ()
+
+
+class World:
+    """Tools over a `Store`: every public method of a subclass is one, as `Tool.from_function` takes it.
+
+    A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
+    what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
+    if not all.
+    """
+
+    def __init__(self, state: Tables, offered: Collection[str] | None = None) -> None:
+        self.store = Store(state)
+        self.events: list[Event] = []
+        self.offered = tuple(name for name in self.tools() if offered is None or name in offered)
+
+    @classmethod
+    @cache
+    def tools(cls) -> Mapping[str, Tool]:
+        """All tools by name, in the order of their definition, those of base classes first."""
+        found = {}
+        for kind in reversed(cls.__mro__[: cls.__mro__.index(World)]):
+            for name, function in vars(kind).items():
+                if callable(function) and not name.startswith("_"):
+                    found[name] = Tool.from_function(MethodType(function, cls))  # whom it is bound to does not matter
+        return found
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """The JSON schemas of the tools that are offered."""
+        return [self.tools()[name].schema for name in self.offered]
+
+    def call(self, name: str, arguments: dict[str, Any]) -> str:
+        """What the agent reads of a call: its result, or "error: ..." with what is wrong and expected."""
+        before = self.store.fork()
+        try:
+            result, failed = self._result(name, arguments), False
+        except ValueError as error:
+            self.store, result, failed = before, f"error: {error}", True
+        self.events.append(Event(name, arguments, result, failed, self.store.take_touched()))
+        return result
+
+    def fork(self) -> Self:
+        """A world of its own with the same state and an empty log."""
+        other = type(self)({}, self.offered)
+        other.store = self.store.fork()
+        return other
+
+    def _result(self, name: str, arguments: dict[str, Any]) -> str:
+        if name not in self.offered:
+            raise ValueError(str(UnknownNameError.of("tool", name, self.offered)))
+        problem = self.tools()[name].problem(arguments)
+        if problem:
+            raise ValueError(problem)
+        result = getattr(self, name)(**arguments)
+        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+
+
+_REGISTRY: dict[str, str | type[World]] = {}
+
+
+def register(name: str, world: str | type[World]) -> None:
+    """Makes tasks with the metadata `{"world": name}` play in `world`, a class or its "module:attribute"."""
+    _REGISTRY[name] = world
+
+
+def world_of(task: Task) -> World:
+    """A fresh world as a task finds it: `metadata["world"]` names it, `["state"]` has its tables.
+
+    `["tools"]`, if it is there, names the tools that are offered. Raises TaskDataError for a task without a world,
+    UnknownNameError for a world that is not registered.
+    """
+    name, state = task.metadata.get("world"), task.metadata.get("state")
+    if not isinstance(name, str) or not isinstance(state, Mapping):
+        raise TaskDataError(f'task {task.id} needs metadata such as {{"world": "desk", "state": {{"orders": {{}}}}}}')
+    if name not in _REGISTRY:
+        raise UnknownNameError.of("world", name, _REGISTRY)
+    world = _REGISTRY[name]
+    if isinstance(world, str):
+        module, attribute = world.split(":")
+        world = getattr(import_module(module), attribute)
+    return world(state, task.metadata.get("tools"))  # type: ignore[operator]
+
+
+register("desk", "verigym.tasks.worlds.desk:Desk")
