@@ -12,8 +12,7 @@ from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import ConfigError, EnvUsageError
 from verigym.tasks.task import Task, TaskSet
-from verigym.tasks.worlds.user import ScriptedUser
-from verigym.tasks.worlds.world import world_of
+from verigym.tasks.worlds.scenario import Scenario
 from verigym.verifiers.state import gold_turns
 from verigym.verifiers.verdict import Submission
 from verigym.verifiers.verifier import Verifier
@@ -23,9 +22,9 @@ class WorldEnv(TextEnv):
     """The user asks; a turn with calls acts on the task's world, a turn without one speaks to the user.
 
     A task's metadata has its world (`world`, `state`, `tools`: see `worlds.world_of`) and the user's lines (`user`: see
-    `worlds.ScriptedUser`; without it the prompt is all that the user has to say). Each call is answered by a tool
-    message, a wrong one by a message that helps; text beside calls is not heard by anybody. The episode ends with the
-    user's last word. The verifier gets what differs from the world's start (`state`) and its log (`events`).
+    `worlds.ScriptedUser`). Each call is answered by a tool message, a wrong one by a message that helps; text beside
+    calls is not heard by anybody. The episode ends with the user's last word. The verifier gets `Scenario.states` as
+    the submission's `state`, and the world's log as its `events`.
 
     Args:
         task_set: a TaskSet (`split` then says nothing), or the name of one for `tasks.load` with `split`, `source`
@@ -79,25 +78,23 @@ class WorldEnv(TextEnv):
         self.max_calls = None if max_calls is None else _positive("max_calls", max_calls)
         self.max_reply = _positive("max_reply", max_reply)
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
-        self._world = world_of(self.tasks[0])  # whose tools are asked for before the first reset
-        self._user = ScriptedUser([{"says": ""}])
+        self._scenario = Scenario(self.tasks[0])  # whose tools are asked for before the first reset
 
     def opening(self, task: Task) -> list[Message]:
-        self._world = world_of(task)
-        self._user = ScriptedUser(task.metadata.get("user") or [{"says": task.prompt}])
-        said = self._user.opening()
+        self._scenario = Scenario(task)
+        said = self._scenario.user.opening()
         text = f"{said}\n\n{self.instructions}" if self.instructions else said
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, {"role": "user", "content": text}]
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        return self._world.schemas
+        return self._scenario.world.schemas
 
     def respond(self, action: str) -> Reply:
         turn = parse_turn(action)
         if not (turn.calls or turn.errors):
-            said, final = self._user.reply(turn.content)
+            said, final = self._scenario.hear(turn.content)
             return Reply([{"role": "user", "content": said}], final=final)
         answers = [
             {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
@@ -106,8 +103,7 @@ class WorldEnv(TextEnv):
         return Reply(answers)
 
     def submission(self, action: str) -> Submission:
-        # a copy of the log: an episode's verdict must not change with what is done later
-        return Submission(action, tuple(self._messages), self._world.store.changes(), tuple(self._world.events))
+        return Submission(action, tuple(self._messages), self._scenario.states, tuple(self._scenario.world.events))
 
     def gold_episodes(self, task: Task) -> list[list[str]]:
         return [gold_turns(task)]
@@ -118,9 +114,9 @@ class WorldEnv(TextEnv):
         return gold_turns(self._task) if self._demonstrate is None else self._demonstrate(self._task, rng)
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
-        if self.max_calls is not None and len(self._world.events) >= self.max_calls:
+        if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
-        result = self._world.call(name, arguments)
+        result = self._scenario.world.call(name, arguments)
         if len(result) > self.max_reply:
             return f"{result[: self.max_reply]}\n... (cut: {len(result)} characters)"
         return result

@@ -2,8 +2,8 @@
 
 | level | the user asks for | turns | chance |
 |---|---|---|---|
-| 1 | the price or the day of an order, or to cancel it | 2 | 0.01 |
-| 2 | one thing of any kind | 2 | 0.02 |
+| 1 | the price or the day of an order, or to cancel it | 2 | 0.003 |
+| 2 | one thing of any kind | 2 | 0.015 |
 | 3 | two or three things at once; one of them may be impossible | 2 | 0.001 |
 | 4 | one thing that takes another to be looked up, and one with a fact left out | 4 | 0.001 |
 | 5 | all of that over four requests, with a change of mind | 10 | 0.001 |
@@ -15,7 +15,8 @@ A task of level 1: the prompt "Tell me the price of order 412.", and a correct e
 
 The target has such an episode in `turns`, and in `tell` what the user must be told. The metadata has the world's start
 and the user's lines. What is impossible never stands alone, so that to refuse everything earns nothing. Train and test
-never share a request. Chance is a bound on what one and the same episode, played on every task, earns.
+never share a request. Chance is the share of the most common request, on the worse of the two splits: counted at the
+levels 1 (532 requests are test) and 2, a bound above.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from verigym.tasks._generate import generator, make_set, split_by, whole_number
 from verigym.tasks.canonical import render_call
 from verigym.tasks.task import Task, TaskSet
 
-_CHANCE = (0.01, 0.02, 1e-3, 1e-3, 1e-3)
+_CHANCE = (3e-3, 0.015, 1e-3, 1e-3, 1e-3)
 
 Lines = list[list[Job]]
 """For each thing that the user says, the jobs that it asks for."""
@@ -48,7 +49,7 @@ def load(split: str = "train", *, level: int = 1, seed: int = 0, size: int | Non
 
 
 def chance(level: int = 1) -> float:
-    """What one and the same episode, played on every task of this level, earns at most."""
+    """The share of the most common request at this level, which is what always playing its episode earns."""
     return _CHANCE[whole_number("desk", "level", level, 1, len(LEVELS)) - 1]
 
 

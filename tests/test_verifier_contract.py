@@ -54,6 +54,22 @@ SAMPLES: dict[str, Sample] = {
         Submission(r"\boxed{41}"),
     ),
 }
+DESK = {"world": "desk", "state": {"orders": {"412": {"price": 30, "day": 12, "status": "open"}}}}
+FIND, CANCEL = (
+    f'<tool_call>{{"name": "{name}_order", "arguments": {{"order": 412}}}}</tool_call>' for name in ("find", "cancel")
+)
+SAMPLES |= {
+    "state_match": Sample(
+        Task("t", "Cancel it.", {"turns": [[{"name": "cancel_order", "arguments": {"order": 412}}], "Done."]}, DESK),
+        Submission(f"<think>Cancel.</think>{FIND}{CANCEL} Done."),
+        Submission(FIND),
+    ),
+    "communication": Sample(
+        Task("t", "What is the price?", {"tell": {"price of order 412": "8675309"}}),
+        Submission("It is [Price of order 412: 8675309]."),
+        Submission("It is [price of order 412: 8675308]."),
+    ),
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "code": {"sandbox": "bubblewrap"},
     "composite": {"parts": {"math": 1.0, "format": 0.1}},
@@ -84,7 +100,7 @@ sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 
 def test_every_registered_verifier_of_texts_has_a_sample():
     assert (
-        {"choice", "code", "composite", "exact", "format", "math", "numeric"}
+        {"choice", "code", "communication", "composite", "exact", "format", "math", "numeric", "state_match"}
         == set(SAMPLES)
         <= set(verifiers.registered())
     )

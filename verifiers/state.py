@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verigym.tasks.canonical import parse_turn, render_call
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
-from verigym.tasks.worlds.store import Touched, same
-from verigym.tasks.worlds.world import World, world_of
+from verigym.tasks.worlds.scenario import Scenario
+from verigym.tasks.worlds.store import Changes, Touched, same
+from verigym.tasks.worlds.world import Event, world_of
 from verigym.verifiers._plain import cut
 from verigym.verifiers.communication import owed_by, problem_of
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
@@ -17,37 +18,39 @@ from verigym.verifiers.verifier import Verifier
 
 
 class StateMatchVerifier(Verifier):
-    """1 if the world ends as after the gold actions, nothing else was done on the way, and all that was owed was told.
+    """1 if the world ends as in the gold episode, nothing else was done on the way, and all that was owed was told.
 
     `target["turns"]` is a gold episode: each turn a list of calls, `{"name": ..., "arguments": {...}}`, or a message to
-    the user. Its calls are run in a fresh world. Then
+    the user. It is played in a fresh world. Then
 
-    - `state`: what differs from the start is the same, with exact types;
+    - `state`: what differs from the world's start is the same, with exact types, at the end and each time that the
+      user went on to a new line of the script: who says that something is done must have done it;
     - `log`: no call wrote a field that the gold calls do not write, even if it was undone later;
     - `told`: the user was told the fields of `target["tell"]`, and no others (see CommunicationVerifier).
 
     The order of calls, reads, and calls that failed do not count. A submission that is a text alone is judged by the
-    calls in it, run in a fresh world, and by the rest as a message.
+    end: its calls are run in a fresh world, and the rest is a message.
 
-    Raises VerifierInputError for a target whose calls fail, and for one by which nothing is to be changed or told.
+    Raises VerifierInputError for a target whose calls fail, that ends before the user's script does, or by which
+    nothing is to be changed or told.
     """
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
-        owed, gold = owed_by(task), _gold_world(task)
-        expected = gold.store.changes()
-        if not owed and not expected:
+        owed, gold = owed_by(task), _gold_scenario(task)
+        if not owed and not any(gold.states):
             raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
-        state, touched = _end_of(submission, task)
-        strange = sorted(touched - _touched(gold.events))
+        states, events = _played(submission, task)
+        expected = gold.states if submission.state is not None else gold.states[-1:]
+        strange = sorted(_touched(events) - _touched(gold.world.events))
         problems = {
             "log": _said_of(strange) if strange else "",
-            "state": "" if same(state, expected) else "the world is not as it should be at the end",
+            "state": "" if same(states, expected) else "the world is not as it should be",
             "told": problem_of(submission, owed),
         }
         reasons = [problem for problem in problems.values() if problem]
         components = {name: float(not problem) for name, problem in problems.items()}
         if reasons:
-            details = {"changes": state, "expected": expected}
+            details = {"states": states, "expected": expected}
             return Verdict(0.0, Outcome.WRONG, "; ".join(reasons), components, details)
         return Verdict(1.0, Outcome.CORRECT, "all was done and told, and nothing else", components)
 
@@ -72,31 +75,33 @@ def _gold(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
         raise VerifierInputError(f"task {task.id} has a target that is no gold episode: {error!r}") from error
 
 
-def _gold_world(task: Task) -> World:
-    """A fresh world in which the gold calls were run."""
-    world = _replayed(task, [call for turn in _gold(task) if not isinstance(turn, str) for call in turn])
-    failed = next((event for event in world.events if event.failed), None)
-    if failed is not None:
-        raise VerifierInputError(f"task {task.id}: its gold call of {failed.name} gives {failed.result}")
-    return world
+def _gold_scenario(task: Task) -> Scenario:
+    """The task with its gold episode played."""
+    scenario, ended = Scenario(task), False
+    for turn in _gold(task):
+        if isinstance(turn, str):
+            _, ended = scenario.hear(turn)
+            continue
+        for call in turn:
+            result = scenario.world.call(*call)
+            if scenario.world.events[-1].failed:
+                raise VerifierInputError(f"task {task.id}: its gold call of {call[0]} gives {result}")
+    if not ended:
+        raise VerifierInputError(f"task {task.id}: its gold episode ends before the user's script does")
+    return scenario
 
 
-def _replayed(task: Task, calls: Iterable[tuple[str, dict[str, Any]]]) -> World:
-    world = world_of(task)
-    for name, arguments in calls:
-        world.call(name, arguments)
-    return world
-
-
-def _end_of(submission: Submission, task: Task) -> tuple[Any, set[Touched]]:
-    """The final state and what was written on the way."""
+def _played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Sequence[Event]]:
+    """The states of the world and its log; those of a text alone by running the calls in it."""
     if submission.state is not None:
-        return submission.state, _touched(submission.events)
-    world = _replayed(task, ((call.name, call.arguments) for call in parse_turn(submission.text).calls))
-    return world.store.changes(), _touched(world.events)
+        return submission.state, submission.events
+    world = world_of(task)
+    for call in parse_turn(submission.text).calls:
+        world.call(call.name, call.arguments)
+    return [world.store.changes()], world.events
 
 
-def _touched(events: Sequence[Any]) -> set[Touched]:
+def _touched(events: Sequence[Event]) -> set[Touched]:
     return {place for event in events for place in event.touched}
 
 

@@ -24,7 +24,8 @@ class ScriptedUser:
     """
 
     def __init__(self, script: Sequence[Mapping[str, Any]]) -> None:
-        self._script, self._position = script, 0
+        self._script = script
+        self.answered = 0  # lines
 
     def opening(self) -> str:
         """The first line."""
@@ -34,13 +35,13 @@ class ScriptedUser:
         """What the user says to a message, and whether it was the last word."""
         questions = [sentence for sentence in _SENTENCE.findall(f"{message}\n") if sentence.endswith("?")]
         asked = {word.casefold() for question in questions for word in _WORD.findall(question)}
-        facts = self._script[self._position].get("facts", {})
-        given = [fact for word, fact in facts.items() if word.casefold() in asked]
+        facts = self._script[self.answered].get("facts", {})
+        given = dict.fromkeys(fact for word, fact in facts.items() if word.casefold() in asked)
         if given:
             return " ".join(given), False
         if asked and not asked & _OFFERS:
             return NO_MORE, False
-        self._position += 1
-        if self._position < len(self._script):
-            return str(self._script[self._position]["says"]), False
+        self.answered += 1
+        if self.answered < len(self._script):
+            return str(self._script[self.answered]["says"]), False
         return THANKS, True
