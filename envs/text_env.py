@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from abc import abstractmethod
@@ -243,7 +244,8 @@ class TextEnv(gym.Env[str, str]):
     def _open(self, task: Task) -> tuple[str, dict[str, Any]]:
         self._task, self._turns, self._announced, self._over = task, [], None, False
         self._messages = self.opening(task)
-        info = {"task_id": task.id, "tools": deepcopy(self.tools), "messages": deepcopy(self._messages)}
+        tools = json.loads(json.dumps(self.tools))  # a copy, in a fifth of the time that deepcopy takes
+        info = {"task_id": task.id, "tools": tools, "messages": deepcopy(self._messages)}
         return observation_of(self._messages), info
 
     def _restore(self, snapshot: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

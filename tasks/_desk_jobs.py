@@ -272,11 +272,14 @@ VAGUE = (some_day_for_order, some_day_for_meeting)
 
 
 def _with_day(scene: Scene, says: str, tool: str, first: int, **subject: Any) -> tuple[Job, Job]:
-    second = scene.other_day(first)
-    fact = f"To day {first}."
-    asked = {"question": "Which day?", "facts": {"day": fact, "when": fact, "date": fact}}
+    second, fact = scene.other_day(first), f"To day {first}."
     return (
-        Job(f"{says} another day", [_call(tool, **subject, day=first)], **asked),
+        Job(
+            f"{says} another day",
+            [_call(tool, **subject, day=first)],
+            question="Which day?",
+            facts={"day": fact, "when": fact, "date": fact},
+        ),
         Job(f"no, I changed my mind: {says} day {second}", [_call(tool, **subject, day=second)]),
     )
 

@@ -127,6 +127,12 @@ def test_the_public_methods_of_a_world_are_its_tools():
     assert Shop(BASE, ["move_all"]).schemas == [Shop.tools()["move_all"].schema]
 
 
+@pytest.mark.parametrize("name", ["call", "store", "fork"])
+def test_a_tool_cannot_be_named_like_a_part_of_every_world(name):
+    with pytest.raises(TypeError, match=f"Wrong: no tool can be named '{name}'"):
+        type("Wrong", (World,), {name: lambda self: ""})
+
+
 def test_a_call_that_fails_changes_nothing_but_the_log():
     world = Shop(BASE)
     assert world.call("move_all", {"orders": ["1", "9"], "day": 7}) == "error: there is no order 9"

@@ -32,8 +32,13 @@ class World:
 
     A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
     what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
-    if not all.
+    if not all. A subclass whose tool is named like a part of this class raises TypeError.
     """
+
+    def __init_subclass__(cls) -> None:
+        for name in vars(cls):
+            if not name.startswith("_") and name in {*vars(World), "store", "events", "offered"}:
+                raise TypeError(f"{cls.__name__}: no tool can be named '{name}', which is a part of every world")
 
     def __init__(self, state: Tables, offered: Collection[str] | None = None) -> None:
         self.store = Store(state)
