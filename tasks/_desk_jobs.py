@@ -19,6 +19,9 @@ _BYSTANDERS = 2  # of each kind
 
 Call = dict[str, Any]
 
+SHOWS = {"find_order": "orders", "find_meeting": "calendar", "read_message": "inbox", "find_file": "files"}
+"""The table of which a tool shows a record, by its only argument."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -13,10 +13,10 @@ A task of level 1: the prompt "Tell me the price of order 412.", and a correct e
     <tool_call>{"name": "find_order", "arguments": {"order": 412}}</tool_call>
     [price of order 412: 30]
 
-The target has such an episode in `turns`, and in `tell` what the user must be told. The metadata has the world's start
-and the user's lines. What is impossible never stands alone, so that to refuse everything earns nothing. Train and test
-never share a request. Chance is the share of the most common request, on the worse of the two splits: counted at the
-levels 1 (532 requests are test) and 2, a bound above.
+The target has such an episode in `turns`, in `tell` what the user must be told, and in `seen` what must be looked at for
+that. The metadata has the world's start and the user's lines. What is impossible never stands alone, so that to refuse
+everything earns nothing. Train and test never share a request. Chance is the share of the most common request, on the
+worse of the two splits: counted at the levels 1 (532 requests are test) and 2, a bound above.
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ def _make(index: int, *, name: str, split: str, seed: int, level: int, prefix: s
     if level == 1:
         metadata |= {"tools": _FIRST_TOOLS, "order": int(next(iter(scene.orders)))}
     scene.fill(orders_only=level == 1)
-    tell = {name: value for several in lines for job in several for name, value in job.tell.items()}
-    target = {"turns": _episode(lines), "tell": tell} if tell else {"turns": _episode(lines)}
-    return Task(f"{prefix}/{index}", user[0]["says"], target, MappingProxyType(metadata))
+    return Task(f"{prefix}/{index}", user[0]["says"], _target(lines), MappingProxyType(metadata))
 
 
 def _line(several: Sequence[Job]) -> dict[str, Any]:
@@ -129,6 +127,15 @@ def _line(several: Sequence[Job]) -> dict[str, Any]:
     says = f"{', '.join(others)} and {last}" if others else last
     facts = {word: fact for job in several for word, fact in job.facts.items()}
     return {"says": f"{says[0].upper()}{says[1:]}.", "facts": facts}
+
+
+def _target(lines: Lines) -> dict[str, Any]:
+    """A right episode, what must be told, and the records that cannot be known without a look at them."""
+    turns, several = _episode(lines), [job for jobs_of_line in lines for job in jobs_of_line]
+    calls = [call for job in several for call in (*job.first, *job.then) if call["name"] in jobs.SHOWS]
+    seen = [[jobs.SHOWS[call["name"]], *map(str, call["arguments"].values())] for call in calls]
+    tell = {name: value for job in several for name, value in job.tell.items()}
+    return {"turns": turns, **({"tell": tell} if tell else {}), **({"seen": seen} if seen else {})}
 
 
 def _episode(lines: Lines) -> list[list[Call] | str]:

@@ -52,7 +52,7 @@ def test_the_gold_episode_earns_one():
     assert judged(CANCEL, *CANCEL.target["turns"]).reward == 1.0
     verdict = judged(PRICE, *PRICE.target["turns"])
     assert (verdict.reward, verdict.outcome) == (1.0, Outcome.CORRECT)
-    assert dict(verdict.components) == {"log": 1.0, "state": 1.0, "told": 1.0}
+    assert dict(verdict.components) == {"log": 1.0, "state": 1.0, "seen": 1.0, "told": 1.0}
 
 
 def test_order_detours_and_failed_calls_do_not_count():
@@ -90,14 +90,14 @@ def test_types_in_the_state_are_exact():
 def test_row_56_doing_nothing_where_a_message_was_owed_earns_nothing():
     for said in ("Done.", "", "It is 30.", "price of order 412: 30", "[30]"):
         verdict = judged(PRICE, said)
-        assert (verdict.reward, dict(verdict.components)) == (0.0, {"log": 1.0, "state": 1.0, "told": 0.0})
+        assert (verdict.reward, dict(verdict.components)) == (0.0, {"log": 1.0, "state": 1.0, "seen": 1.0, "told": 0.0})
         assert verdict.reason == "1 of 1 fields that the user asked for were not told"
 
 
 def test_row_57_a_side_effect_that_is_undone_earns_nothing():
     undone = [[call("move_order", order=598, day=9)], [call("move_order", order=598, day=20)]]
     verdict = judged(CANCEL, *undone, [call("cancel_order", order=412)], "Done.")
-    assert (verdict.reward, dict(verdict.components)) == (0.0, {"log": 0.0, "state": 1.0, "told": 1.0})
+    assert (verdict.reward, dict(verdict.components)) == (0.0, {"log": 0.0, "state": 1.0, "seen": 1.0, "told": 1.0})
     assert verdict.reason == "the agent changed what nobody asked it to: day of 598 in orders"
     other_field = [[call("move_order", order=412, day=9)], [call("move_order", order=412, day=12)]]
     assert judged(CANCEL, *other_field, [call("cancel_order", order=412)], "Done.").components["log"] == 0.0
@@ -142,6 +142,18 @@ def test_what_is_told_is_told_in_exact_fields(said, reward):
     assert verifiers.make("communication").verify(Submission(said), PRICE).reward == reward
 
 
+def test_what_must_be_known_must_have_been_looked_at():
+    known = task(*PRICE.target["turns"], tell=PRICE.target["tell"], seen=[["orders", "412"]])
+    told = "[price of order 412: 30]"
+    assert judged(known, [call("find_order", order=412)], told).reward == 1.0
+    guessed = judged(known, [call("find_order", order=598)], told)
+    assert (guessed.reward, guessed.components["seen"], guessed.components["told"]) == (0.0, 0.0, 1.0)
+    sent = {"orders": {"412": {"price": 30, "day": 12, "status": "sent"}}}
+    refused = task("[x: cannot]", tell={"x": "cannot"}, seen=[["orders", "412"]], state=sent)
+    assert judged(refused, [call("cancel_order", order=412)], "[x: cannot]").reward == 1.0  # a look in vain
+    assert judged(refused, "[x: cannot]").reward == 0.0
+
+
 def test_what_stands_beside_or_in_a_call_is_not_told():
     told = "[price of order 412: 30]"
     assert judged(PRICE, told + render_call("find_order", {"order": 412}), "Done.").reward == 0.0
@@ -164,6 +176,7 @@ def test_a_task_that_asks_for_nothing_or_has_no_gold_episode_is_refused():
         task([call("cancel_order", order=999)], "Done."),
         task([call("no_such_tool")], "Done."),
         task(["cancel_order"], "Done."),
+        task([call("cancel_order", order=412)], "Done.", seen=["order"]),
         task([call("cancel_order", order=412)]),  # and no message, so that the user never ends it
         task([call("cancel_order", order=412)], "Done.", tell={"price": 30}),
         Task("t", "?", "cancel it", CANCEL.metadata),
@@ -262,16 +275,10 @@ def played(env, task, turns):
 
 
 def spoiled(task):
-    """Gold episodes with one of the calls that write dropped or changed, or with another such call."""
+    """Gold episodes with one of the calls dropped or changed, or with another one that writes."""
     turns = task.target["turns"]
-    written = [
-        (at, place)
-        for at, turn in enumerate(turns)
-        if not isinstance(turn, str)
-        for place, call in enumerate(turn)
-        if not call["name"].startswith(("find", "read"))
-    ]
-    for at, place in written:
+    calls = [(at, place) for at, turn in enumerate(turns) if not isinstance(turn, str) for place in range(len(turn))]
+    for at, place in calls:
         yield with_turn(turns, at, turns[at][:place] + turns[at][place + 1 :])
         for argument, value in turns[at][place]["arguments"].items():
             other = value + 1 if isinstance(value, int) else f"{value}x"
@@ -293,4 +300,4 @@ def test_golds_of_the_desk_earn_one_and_spoiled_ones_nothing(level):
         for turns in spoiled(task):
             count += 1
             assert played(env, task, turns) == 0.0, (task, turns)
-    assert count >= 60
+    assert count >= 180

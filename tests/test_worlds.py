@@ -64,8 +64,17 @@ def test_what_was_written_is_noted_by_field_even_if_it_was_undone():
     store.put("orders", "3", {"day": 4})
     store.delete("orders", "3")
     store.delete("orders", "4")  # which is not there
-    assert store.take_touched() == (("orders", "1", "day"), ("orders", "3", ""))
-    assert store.take_touched() == ()
+    assert store.touched == (("orders", "1", "day"), ("orders", "3", ""))
+    assert store.fork().touched == ()
+
+
+def test_what_was_read_is_noted_too():
+    store = Store(BASE)
+    store.keys("orders")
+    store.get("orders", "9")  # which is not there
+    assert store.seen == ()
+    store.get("orders", "2")
+    assert store.seen == (("orders", "2"),)
 
 
 def test_a_fork_goes_its_own_way():
@@ -137,7 +146,9 @@ def test_a_call_that_fails_changes_nothing_but_the_log():
     world = Shop(BASE)
     assert world.call("move_all", {"orders": ["1", "9"], "day": 7}) == "error: there is no order 9"
     assert world.store.changes() == {}
-    assert [(event.failed, event.touched) for event in world.events] == [(True, ())]
+    assert world.events[0].failed
+    assert world.events[0].touched == ()
+    assert world.events[0].seen == (("orders", "1"),)
     assert world.call("move_all", {"orders": ["1", "2"], "day": 7}) == "done"
     assert world.events[1].touched == (("orders", "1", "day"), ("orders", "2", "day"))
     assert world.events[0].name == "move_all"

@@ -9,7 +9,7 @@ from verigym.tasks.canonical import parse_turn, render_call
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
 from verigym.tasks.worlds.scenario import Scenario
-from verigym.tasks.worlds.store import Changes, Touched, same
+from verigym.tasks.worlds.store import Changes, Place, Touched, same
 from verigym.tasks.worlds.world import Event, world_of
 from verigym.verifiers._plain import cut
 from verigym.verifiers.communication import owed_by, problem_of
@@ -26,9 +26,11 @@ class StateMatchVerifier(Verifier):
     - `state`: what differs from the world's start is the same, with exact types, at the end and each time that the
       user went on to a new line of the script: who says that something is done must have done it;
     - `log`: no call wrote a field that the gold calls do not write, even if it was undone later;
+    - `seen`: the records that `target["seen"]` names, as [table, key], were looked at by some call, if only in vain:
+      what cannot be known otherwise is not to be guessed;
     - `told`: the user was told the fields of `target["tell"]`, and no others (see CommunicationVerifier).
 
-    The order of calls, reads, and calls that failed do not count. A submission that is a text alone is judged by the
+    The order of calls, other reads, and calls that failed do not count. A submission that is a text alone is judged by the
     end: its calls are run in a fresh world, and the rest is a message.
 
     Raises VerifierInputError for a target whose calls fail, that ends before the user's script does, or by which
@@ -36,7 +38,7 @@ class StateMatchVerifier(Verifier):
     """
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
-        owed, gold = owed_by(task), _gold_scenario(task)
+        owed, seen, gold = owed_by(task), _to_be_seen(task), _gold_scenario(task)
         if not owed and not any(gold.states):
             raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
         states, events = _played(submission, task)
@@ -45,6 +47,7 @@ class StateMatchVerifier(Verifier):
         problems = {
             "log": _said_of(strange) if strange else "",
             "state": "" if same(states, expected) else "the world is not as it should be",
+            "seen": "" if seen <= _seen(events) else "the agent did not look at all that it had to know",
             "told": problem_of(submission, owed),
         }
         reasons = [problem for problem in problems.values() if problem]
@@ -103,6 +106,17 @@ def _played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Sequ
 
 def _touched(events: Sequence[Event]) -> set[Touched]:
     return {place for event in events for place in event.touched}
+
+
+def _seen(events: Sequence[Event]) -> set[Place]:
+    return {place for event in events for place in event.seen}
+
+
+def _to_be_seen(task: Task) -> set[Place]:
+    try:
+        return {(str(table), str(key)) for table, key in task.target.get("seen", ())}
+    except (TypeError, ValueError) as error:
+        raise VerifierInputError(f'task {task.id} has a target whose "seen" is no list of [table, key]') from error
 
 
 def _said_of(strange: Sequence[Touched]) -> str:

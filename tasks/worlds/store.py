@@ -12,6 +12,9 @@ Tables = Mapping[str, Mapping[str, Record]]
 Changes = dict[str, dict[str, Record | None]]
 """Per table the new record of each key, None for one that is gone."""
 
+Place = tuple[str, str]
+"""(table, key) of a record."""
+
 Touched = tuple[str, str, str]
 """(table, key, field) of what was written; the field is "" where a record came or went as a whole."""
 
@@ -21,21 +24,25 @@ class Store:
 
     The base is shared by all forks and never written: a fork costs as much as was changed, however large the base.
     A record that is read is a copy, one that is written is copied, so nobody can change the state but by `put` and
-    `delete`, and both note what they touched.
+    `delete`. What was read and written since the store was made or forked is noted in `seen` and `touched`.
     """
 
     def __init__(self, base: Tables) -> None:
         self._base = base
         self._changed: Changes = {}
+        self._seen: dict[Place, None] = {}
         self._touched: dict[Touched, None] = {}
 
-    def __contains__(self, place: tuple[str, str]) -> bool:
+    def __contains__(self, place: Place) -> bool:
         return self._find(*place) is not None
 
     def get(self, table: str, key: str) -> Record | None:
         """A copy of a record, None if there is none."""
         record = self._find(table, key)
-        return None if record is None else plain(record)
+        if record is None:
+            return None
+        self._seen[table, key] = None
+        return plain(record)
 
     def keys(self, table: str) -> list[str]:
         """The keys of a table: those of the base in their order, then the new ones."""
@@ -72,10 +79,15 @@ class Store:
             self._touched[table, key, ""] = None
             self._changed.setdefault(table, {})[key] = None
 
-    def take_touched(self) -> tuple[Touched, ...]:
-        """What was written since this was asked last."""
-        touched, self._touched = tuple(self._touched), {}
-        return touched
+    @property
+    def seen(self) -> tuple[Place, ...]:
+        """The records that `get` gave."""
+        return tuple(self._seen)
+
+    @property
+    def touched(self) -> tuple[Touched, ...]:
+        """What was written, even if it was undone."""
+        return tuple(self._touched)
 
     def changes(self) -> Changes:
         """What differs from the base."""
@@ -88,7 +100,7 @@ class Store:
         return found
 
     def fork(self) -> Store:
-        """A store of its own with the same state."""
+        """A store of its own with the same state, in which nothing is noted yet."""
         other = Store(self._base)
         other._changed = {table: dict(records) for table, records in self._changed.items()}
         return other

@@ -12,19 +12,20 @@ from typing import Any, Self
 
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task
-from verigym.tasks.worlds.store import Store, Tables, Touched
+from verigym.tasks.worlds.store import Place, Store, Tables, Touched
 from verigym.tasks.worlds.tool import Tool
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One call, what it gave, whether it failed, and what it wrote."""
+    """One call, what it gave, whether it failed, what it wrote, and which records it read."""
 
     name: str
     arguments: Mapping[str, Any]
     result: str
     failed: bool
     touched: tuple[Touched, ...] = ()
+    seen: tuple[Place, ...] = ()
 
 
 class World:
@@ -63,12 +64,15 @@ class World:
 
     def call(self, name: str, arguments: dict[str, Any]) -> str:
         """What the agent reads of a call: its result, or "error: ..." with what is wrong and expected."""
-        before = self.store.fork()
+        before, self.store = self.store, self.store.fork()
         try:
             result, failed = self._result(name, arguments), False
         except ValueError as error:
-            self.store, result, failed = before, f"error: {error}", True
-        self.events.append(Event(name, arguments, result, failed, self.store.take_touched()))
+            result, failed = f"error: {error}", True
+        done = self.store
+        if failed:
+            self.store = before
+        self.events.append(Event(name, arguments, result, failed, () if failed else done.touched, done.seen))
         return result
 
     def fork(self) -> Self:
