@@ -13,10 +13,10 @@ A task of level 1: the prompt "Tell me the price of order 412.", and a correct e
     <tool_call>{"name": "find_order", "arguments": {"order": 412}}</tool_call>
     [price of order 412: 30]
 
-The target has such an episode in `turns`, in `tell` what the user must be told, and in `seen` what must be looked at for
-that. The metadata has the world's start and the user's lines. What is impossible never stands alone, so that to refuse
-everything earns nothing. Train and test never share a request. Chance is the share of the most common request, on the
-worse of the two splits: counted at the levels 1 (532 requests are test) and 2, a bound above.
+The target has such an episode in `turns`, in `tell` what the user must be told, and in `seen` what must be looked at
+for that. The metadata has the world's start and the user's lines. What is impossible never stands alone, so that to
+refuse everything earns nothing. Train and test never share a request. Chance is the share of the most common request,
+on the worse of the two splits: counted at the levels 1 (532 requests are test) and 2, a bound above.
 """
 
 from __future__ import annotations

@@ -180,6 +180,7 @@ def test_a_task_that_asks_for_nothing_or_has_no_gold_episode_is_refused():
         task([call("cancel_order", order=412)]),  # and no message, so that the user never ends it
         task([call("cancel_order", order=412)], "Done.", tell={"price": 30}),
         Task("t", "?", "cancel it", CANCEL.metadata),
+        Task("t", "?", CANCEL.target),
     ):
         with pytest.raises(VerifierInputError, match="task t"):
             verifier.verify(Submission(""), wrong)

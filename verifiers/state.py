@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verigym.tasks.canonical import parse_turn, render_call
-from verigym.tasks.errors import VerifierInputError
+from verigym.tasks.errors import TaskDataError, UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.tasks.worlds.scenario import Scenario
 from verigym.tasks.worlds.store import Changes, Place, Touched, same
@@ -30,11 +30,11 @@ class StateMatchVerifier(Verifier):
       what cannot be known otherwise is not to be guessed;
     - `told`: the user was told the fields of `target["tell"]`, and no others (see CommunicationVerifier).
 
-    The order of calls, other reads, and calls that failed do not count. A submission that is a text alone is judged by the
-    end: its calls are run in a fresh world, and the rest is a message.
+    The order of calls, other reads, and calls that failed do not count. A submission that is a text alone is judged by
+    the end: its calls are run in a fresh world, and the rest is a message.
 
-    Raises VerifierInputError for a target whose calls fail, that ends before the user's script does, or by which
-    nothing is to be changed or told.
+    Raises VerifierInputError for a task without a world, and for a target whose calls fail, that ends before the user's
+    script does, or by which nothing is to be changed or told.
     """
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
@@ -80,7 +80,10 @@ def _gold(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
 
 def _gold_scenario(task: Task) -> Scenario:
     """The task with its gold episode played."""
-    scenario, ended = Scenario(task), False
+    try:
+        scenario, ended = Scenario(task), False
+    except (TaskDataError, UnknownNameError) as error:
+        raise VerifierInputError(str(error)) from error
     for turn in _gold(task):
         if isinstance(turn, str):
             _, ended = scenario.hear(turn)
