@@ -20,8 +20,10 @@ from verigym.supervised import sft
 from verigym.training import train
 
 pytestmark = pytest.mark.slow
-RECIPE = Path(__file__).parents[1] / "recipes" / "calculator.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPE = RECIPES / "calculator.yaml"
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
+DESK = EnvSpec("verigym/Desk-v0", kwargs={"max_tokens_per_turn": 24})
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 
 
@@ -48,6 +50,24 @@ def test_grpo_learns_to_use_the_calculator(warm_start: Path, tmp_path: Path) -> 
     after = summarise(play(run.checkpoint, held_out, tasks=256))
     assert before.pass_rate <= 0.45
     assert after.pass_rate >= 0.95
+
+
+@pytest.fixture(scope="module")
+def desk_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("desk") / "model"
+    sft(SFTConfig(envs=(DESK,), output=str(folder)))
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["desk.yaml", "desk_ppo.yaml"])
+def test_grpo_and_ppo_learn_the_first_level_of_the_desk(desk_start: Path, tmp_path: Path, recipe: str) -> None:
+    held_out = EnvSpec(DESK.id, kwargs={**DESK.kwargs, "split": "test", "seed": 5})
+    before = summarise(play(desk_start, held_out, tasks=256))
+    values = {**read_recipe(RECIPES / recipe), "model": str(desk_start), "run": str(tmp_path / "run"), "stop_at": 0.95}
+    run = train(build(TrainConfig, values))
+    after = summarise(play(run.checkpoint, held_out, tasks=256))
+    assert before.pass_rate <= 0.5
+    assert after.pass_rate >= 0.9
 
 
 def run_with_kills(config: TrainConfig, recipe: Path, kills: int, seed: int) -> None:
