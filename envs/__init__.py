@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from verigym.envs.question import QuestionEnv
     from verigym.envs.text_env import Budget, Reply, TextEnv
     from verigym.envs.vector import ThreadVectorEnv
+    from verigym.envs.world import WorldEnv
 
 __all__ = [
     "Budget",
@@ -19,6 +20,7 @@ __all__ = [
     "Reply",
     "TextEnv",
     "ThreadVectorEnv",
+    "WorldEnv",
     "assert_conforms",
     "register",
     "registered_ids",
@@ -30,6 +32,7 @@ _LAZY = {
     "Reply": "text_env",
     "TextEnv": "text_env",
     "ThreadVectorEnv": "vector",
+    "WorldEnv": "world",
     "assert_conforms": "conformance",
 }
 

@@ -66,7 +66,7 @@ class QuestionEnv(TextEnv):
         render_mode: str | None = None,
         **task_options: Any,
     ) -> None:
-        loaded = load_tasks(type(self), task_set, split, source, task_options)
+        loaded = load_tasks(QuestionEnv, task_set, split, source, task_options)
         super().__init__(
             loaded,
             verifier,

@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 
 from verigym import tasks, verifiers
-from verigym.envs.world import WorldEnv
+from verigym.envs import WorldEnv
 from verigym.tasks import Task, TaskSet
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import VerifierInputError
