@@ -1,4 +1,4 @@
-"""What environments share in reading their keyword arguments: task sets, chances and functions by name."""
+"""What environments share: how their keyword arguments are read, and how long replies are cut."""
 
 from __future__ import annotations
 
@@ -55,3 +55,15 @@ def resolve(path: str) -> Callable[..., Any]:
     if not callable(function) and not isinstance(function, Tool):
         raise ConfigError(f"'{path}' is not a function")
     return function  # type: ignore[no-any-return]
+
+
+def positive(name: str, value: Any) -> int:
+    """`value`, if it is a whole number of at least 1. Raises ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def shortened(reply: str, limit: int) -> str:
+    """A tool's reply of at most `limit` characters, and a note of what was cut."""
+    return reply if len(reply) <= limit else f"{reply[:limit]}\n... (cut: {len(reply)} characters)"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from verigym.envs._options import Demonstrate, chance_of, load_tasks, resolve
+from verigym.envs._options import Demonstrate, chance_of, load_tasks, positive, resolve, shortened
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
-from verigym.tasks.errors import ConfigError, EnvUsageError
+from verigym.tasks.errors import EnvUsageError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.scenario import Scenario
 from verigym.verifiers.state import gold_turns
@@ -75,8 +75,8 @@ class WorldEnv(TextEnv):
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
-        self.max_calls = None if max_calls is None else _positive("max_calls", max_calls)
-        self.max_reply = _positive("max_reply", max_reply)
+        self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
+        self.max_reply = positive("max_reply", max_reply)
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
         self._scenario = Scenario(self.tasks[0])  # whose tools are asked for before the first reset
 
@@ -116,13 +116,4 @@ class WorldEnv(TextEnv):
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
         if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
-        result = self._scenario.world.call(name, arguments)
-        if len(result) > self.max_reply:
-            return f"{result[: self.max_reply]}\n... (cut: {len(result)} characters)"
-        return result
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
+        return shortened(self._scenario.world.call(name, arguments), self.max_reply)

@@ -142,6 +142,15 @@ def test_a_tool_cannot_be_named_like_a_part_of_every_world(name):
         type("Wrong", (World,), {name: lambda self: ""})
 
 
+def test_a_tool_of_a_world_is_no_coroutine():
+    async def wait(self) -> str:
+        """Wait."""
+        return ""
+
+    with pytest.raises(TypeError, match="'wait' must be written with def"):
+        type("Wrong", (World,), {"wait": wait})
+
+
 def test_a_call_that_fails_changes_nothing_but_the_log():
     world = Shop(BASE)
     assert world.call("move_all", {"orders": ["1", "9"], "day": 7}) == "error: there is no order 9"

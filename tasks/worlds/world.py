@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -33,13 +34,16 @@ class World:
 
     A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
     what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
-    if not all. A subclass whose tool is named like a part of this class raises TypeError.
+    if not all. A subclass with a coroutine function, or with a tool that is named like a part of this class, raises
+    TypeError.
     """
 
     def __init_subclass__(cls) -> None:
-        for name in vars(cls):
+        for name, function in vars(cls).items():
             if not name.startswith("_") and name in {*vars(World), "store", "events", "offered"}:
                 raise TypeError(f"{cls.__name__}: no tool can be named '{name}', which is a part of every world")
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(f"{cls.__name__}: '{name}' must be written with def, as a world waits for nothing")
 
     def __init__(self, state: Tables, offered: Collection[str] | None = None) -> None:
         self.store = Store(state)
