@@ -42,7 +42,8 @@ class Store:
         if record is None:
             return None
         self._seen[table, key] = None
-        return plain(record)
+        copy: Record = plain(record)
+        return copy
 
     def keys(self, table: str) -> list[str]:
         """The keys of a table: those of the base in their order, then the new ones."""
