@@ -8,6 +8,7 @@ import pytest
 
 from verigym import verifiers
 from verigym.tasks.errors import ConfigError, UnknownNameError
+from verigym.tasks.canonical import render_call
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict
 
@@ -21,6 +22,10 @@ class Sample:
     wrong: Submission
 
 
+MULTIPLY = {
+    "name": "multiply",
+    "parameters": {"type": "dict", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+}
 SAMPLES: dict[str, Sample] = {
     "math": Sample(
         Task("t", "What is the sum of one half and one third?", r"\frac{5}{6}"),
@@ -47,6 +52,11 @@ SAMPLES: dict[str, Sample] = {
         Task("t", "Add them.", {"asserts": "assert add(2, 40) == 42", "solution": "def add(a, b): return a + b"}),
         Submission("<think>a + b</think>\n```python\ndef add(a, b):\n    return a + b\n```"),
         Submission("```python\ndef add(a, b):\n    return a - b\n```"),
+    ),
+    "call_match": Sample(
+        Task("t", "What is 6 times 7?", [{"multiply": {"a": [6], "b": [8675309]}}], {"tools": [MULTIPLY]}),
+        Submission("<think>6 * 7</think>" + render_call("multiply", {"a": 6, "b": 8675309})),
+        Submission(render_call("multiply", {"a": 6, "b": 8})),
     ),
     "composite": Sample(
         Task("t", "What is six times seven?", "42"),
@@ -100,7 +110,8 @@ sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 
 def test_every_registered_verifier_of_texts_has_a_sample():
     assert (
-        {"choice", "code", "communication", "composite", "exact", "format", "math", "numeric", "state_match"}
+        {"call_match", "choice", "code", "communication", "composite", "exact", "format", "math", "numeric"}
+        | {"state_match"}
         == set(SAMPLES)
         <= set(verifiers.registered())
     )

@@ -99,4 +99,5 @@ register("reasoning_gym", "verigym.verifiers.reasoning_gym:ReasoningGymVerifier"
 register("code", "verigym.verifiers.code:CodeVerifier")
 register("state_match", "verigym.verifiers.state:StateMatchVerifier")
 register("communication", "verigym.verifiers.communication:CommunicationVerifier")
+register("call_match", "verigym.verifiers.call_match:CallMatch")
 register("reward_model", "verigym.agents.reward_model:RewardModelVerifier")

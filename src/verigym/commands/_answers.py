@@ -165,6 +165,8 @@ class VerifierJudge(Judge):
         _field(fields, "target", str, int, float, list, dict, bool, type(None))
         prompt = _field({"prompt": "", **fields}, "prompt", str, type(None)) or ""
         metadata = _field({"metadata": {}, **fields}, "metadata", dict)
+        if "tools" in fields:
+            metadata = {**metadata, "tools": _field(fields, "tools", list)}
         task = Task(str(answer_id), prompt, fields["target"], metadata)
         self.verifier.golds(task)  # refuses a target that cannot be judged against
         return Answer(answer_id, task, (completion,))

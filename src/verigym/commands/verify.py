@@ -30,11 +30,11 @@ from verigym.verifiers.verdict import Outcome
 class Verify:
     """Judge a file of answers.
 
-    NAME is a verifier (rows {"id", "completion", "target"}, "prompt" and "metadata" if wanted) or an environment (rows
-    {"id", "task", "completion"}; the completion is a text, or a list of texts: the turns). The file is JSONL or
-    gzipped JSONL. It is checked as a whole before anything is judged. Written are {"id", "reward", "outcome",
-    "reason"}, a line for each row and in the same order; the reward is null where we failed (infra_error; the
-    exit status is then 1).
+    NAME is a verifier (rows {"id", "completion", "target"}, "prompt", "metadata" and "tools" if wanted) or an
+    environment (rows {"id", "task", "completion"}; the completion is a text, or a list of texts: the turns). The file
+    is JSONL or gzipped JSONL. It is checked as a whole before anything is judged. Written are {"id", "reward",
+    "outcome", "reason"}, a line for each row and in the same order; the reward is null where we failed (infra_error;
+    the exit status is then 1).
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -45,6 +45,8 @@ class Verify:
     """Where an environment's data is read from: a hub id, a file or a folder (default: its public hub id)."""
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """The split of an environment's tasks (default: the environment's)."""
+    policy: Annotated[str | None, tyro.conf.arg(metavar="POLICY")] = None
+    """How call_match compares: strict (its default) or bfcl, as the official checker does."""
     output: Annotated[str | None, tyro.conf.arg(metavar="OUT")] = None
     """File to write; it appears when it is complete (default: standard output)."""
     option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -65,15 +67,18 @@ class Verify:
 
     def _judge(self) -> Judge:
         kwargs = key_values(self.option)
+        policy = {} if self.policy is None else {"policy": self.policy}
         if self.name in verifiers.registered():
             for name, value in (("source", self.source), ("split", self.split)):
                 if value is not None:
                     raise ConfigError(f"--{name} is for environments; the verifier '{self.name}' reads no data")
-            return VerifierJudge(verifiers.make(self.name, **kwargs))
+            return VerifierJudge(verifiers.make(self.name, **kwargs, **policy))
         if self.name.rpartition(":")[2] not in gym.registry and ":" not in self.name:
             known = [*verifiers.registered(), *registered_ids()]
             if self.name not in known:
                 raise UnknownNameError.of("verifier or environment", self.name, known)
+        if policy:
+            kwargs["verifier_options"] = {**kwargs.get("verifier_options", {}), **policy}
         return EnvironmentJudge(lambda: text_env(self.name, kwargs, source=self.source, split=self.split))
 
 
