@@ -177,6 +177,16 @@ register(
         "max_tokens_per_turn": 2048,
     },
 )
+register(
+    "verigym/BFCL-v0",
+    entry_point="verigym.envs.calls:CallEnv",
+    kwargs={
+        "task_set": "bfcl",
+        "instructions": "Call the functions that do what is asked, all in one turn. "
+        "If none of them can do it, call none and answer \\boxed{no function}.",
+        "chance": "verigym.tasks.bfcl:chance",
+    },
+)
 register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})
 register(
     "verigym/Arithmetic-v0",

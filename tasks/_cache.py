@@ -44,7 +44,8 @@ def files_of(source: str | None) -> tuple[tuple[str, int, int, int], ...]:
     """(path, time of change, size, inode) of the data files that `source` names; none for a hub id."""
     path = Path(os.path.expanduser(source or ""))
     if source and os.path.isdir(path):
-        files = [file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.name.endswith(SUFFIXES)]
+        endings = (*SUFFIXES, ".json")  # in which BFCL has its lines
+        files = [file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.name.endswith(endings)]
     else:
         files = [path] if source else []
     found = [(os.path.abspath(file), file.stat()) for file in sorted(files) if os.path.isfile(file)]

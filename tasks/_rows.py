@@ -186,11 +186,12 @@ def read_file(path: Path) -> Iterator[Row]:
     if path.name.endswith(".parquet"):
         return _read_parquet(path)
     if path.name.endswith(SUFFIXES):
-        return _read_jsonl(path)
+        return read_jsonl(path)
     raise TaskDataError(f"{path}: not a data file by its name; data files are {_FORMATS}")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """The rows of a file of JSON lines, whatever its name. Raises TaskDataError for an unreadable file."""
     # The standard parser, not a columnar one: it keeps each value's own type and tells the line of an error.
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:

@@ -22,6 +22,7 @@ TOOLS = {
     CALCULATOR: ["calculator"],
     "verigym/PythonTool-v0": ["python"],
     "verigym/Desk-v0": ["find_order", "cancel_order"],
+    "verigym/BFCL-v0": ["find_card_in_deck"],  # the task's own
 }
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
@@ -42,6 +43,7 @@ ARGUMENTS = {
     "verigym/CodeContests-v0": {"source": CODE_ROWS / "code_contests.jsonl"},
     "verigym/LiveCodeBench-v0": {"source": CODE_ROWS / "livecodebench.jsonl"},
     "verigym/APPS-v0": {"source": CODE_ROWS / "apps.jsonl"},
+    "verigym/BFCL-v0": {"source": "bfcl_v4"},
     "verigym/PythonTool-v0": {"source": "math_hendrycks"},
     "verigym/ReasoningGym-v0": {"dataset": "chain_sum"},
     "verigym/Custom-v0": {"source": "gsm_hard/gsmhard_first.jsonl", "prompt_field": "question"},

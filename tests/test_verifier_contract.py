@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from verigym import verifiers
-from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.canonical import render_call
+from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict
 
