@@ -33,7 +33,7 @@ class QuestionEnv(TextEnv):
         instructions: a text put under the question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none).
         tools: functions or Tools, or "module:attribute" paths to them; one or several. A function that returns a Tool
-            is called, and makes this environment's own.
+            or a list of them is called, and makes this environment's own.
         feedback: "public" tells a turn that fails the task's public tests so, and lets it try again while turns are
             left; "none" takes the first answer. Only a verifier with public tests has something to tell.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
@@ -79,7 +79,7 @@ class QuestionEnv(TextEnv):
             raise ConfigError(f"feedback must be none or public, not {feedback!r}")
         self.instructions, self.system_prompt, self._feedback = instructions, system_prompt, feedback
         several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
-        self._tools = {tool.name: tool for tool in map(_as_tool, several)}
+        self._tools = _by_name([tool for given in several for tool in _as_tools(given)])
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
 
     def opening(self, task: Task) -> list[Message]:
@@ -140,13 +140,26 @@ class QuestionEnv(TextEnv):
         return self._tools[name].call(arguments)
 
 
-def _as_tool(given: Callable[..., Any] | Tool | str) -> Tool:
-    tool = resolve(given) if isinstance(given, str) else given
-    if not isinstance(tool, Tool) and inspect.signature(tool).return_annotation in (Tool, Tool.__name__):
-        tool = tool()
-    if isinstance(tool, Tool):
-        return tool
+def _as_tools(given: Callable[..., Any] | Tool | str) -> list[Tool]:
+    made = resolve(given) if isinstance(given, str) else given
+    if not isinstance(made, Tool) and inspect.signature(made).return_annotation in _MAKES_TOOLS:
+        made = made()
+    if isinstance(made, Tool):
+        return [made]
+    if isinstance(made, list):
+        return made
     try:
-        return Tool.from_function(tool)
+        return [Tool.from_function(made)]
     except TypeError as error:
         raise ConfigError(f"not a tool: {error}") from error
+
+
+_MAKES_TOOLS = (Tool, "Tool", list[Tool], "list[Tool]")
+
+
+def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
+    named = {tool.name: tool for tool in tools}
+    if len(named) < len(tools):
+        twice = next(tool.name for tool in tools if named[tool.name] is not tool)
+        raise ConfigError(f"two tools are named '{twice}'; an agent could not tell them apart")
+    return named

@@ -33,6 +33,10 @@ class SandboxError(VerigymError):
     """A sandbox that is missing or unsafe here, a job that it cannot take, or a session that has ended."""
 
 
+class ToolServerError(VerigymError):
+    """A server of tools that cannot be started, has ended or gives no answer."""
+
+
 class EnvUsageError(VerigymError):
     """An environment used outside its contract: wrong action type, step before reset or after the end."""
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from verigym.tasks.errors import UnknownNameError
+from verigym.tasks.worlds._loop import Coroutines
 from verigym.tasks.worlds._schema import description, parameters_schema
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ def _nothing() -> None:
 class Tool:
     """A function as an agent sees it: a name, what it does, and the JSON schema of its arguments.
 
-    `Tool.from_function` derives all three; the constructor takes them as they are. A tool with a state belongs to one
-    environment: `reset` begins an episode with a new state, `close` (from any thread) ends what the tool holds.
+    `Tool.from_function` derives all three; the constructor takes them as they are. The function may be a coroutine
+    function: all of them run on one event loop, in a thread of its own. A tool with a state belongs to one
+    environment: `reset` begins an episode with a new state, `close` (from any thread) ends what the tool holds, and a
+    coroutine that runs.
     `isolated` is false of one that runs an agent's code where it could reach the trainer.
     """
 
@@ -41,6 +44,12 @@ class Tool:
     reset: Callable[[], None] = _nothing
     close: Callable[[], None] = _nothing
     isolated: bool = True
+
+    def __post_init__(self) -> None:
+        if inspect.iscoroutinefunction(self.function):
+            running, function, close = Coroutines(), self.function, self.close
+            object.__setattr__(self, "function", lambda **arguments: running.run(function(**arguments)))
+            object.__setattr__(self, "close", lambda: (running.cancel(), close()))
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> Tool:
