@@ -42,15 +42,15 @@ class AskedCall:
 
 def read_docs(given: Any) -> list[Doc]:
     """The function documents in `given`. Raises TaskDataError, which says what is wrong with which."""
-    if isinstance(given, Mapping):
+    if isinstance(given, dict):
         given = [given]
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise TaskDataError(f"the functions must be a list of documents, not {type(given).__name__}")
     for doc in given:
-        parameters = doc.get("parameters") if isinstance(doc, Mapping) else None
+        parameters = doc.get("parameters") if isinstance(doc, dict) else None
         if parameters is None or not isinstance(doc.get("name"), str):
             raise TaskDataError("a function document must be an object with 'name' and 'parameters'")
-        if not isinstance(parameters, Mapping) or not isinstance(parameters.get("properties", {}), Mapping):
+        if not isinstance(parameters, dict) or not isinstance(parameters.get("properties", {}), dict):
             raise TaskDataError(f"the parameters of the function '{doc['name'][:80]}' have no object 'properties'")
     return list(given)
 
@@ -93,10 +93,10 @@ def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
         if given["type"] not in JSON_TYPE:
             raise TaskDataError(f"a function document has the type {str(given['type'])[:40]!r}, which is unknown")
         schema |= {"type": JSON_TYPE[given["type"]]} if JSON_TYPE[given["type"]] else {}
-    if isinstance(given.get("properties"), Mapping):
+    if isinstance(given.get("properties"), dict):
         schema["properties"] = {name: _schema(inner) for name, inner in given["properties"].items()}
     for inner in ("items", "additionalProperties"):
-        if isinstance(given.get(inner), Mapping):
+        if isinstance(given.get(inner), dict):
             schema[inner] = _schema(given[inner])
     return schema
 
@@ -113,7 +113,7 @@ def language(docs: Sequence[Doc]) -> str:
 
 
 def _types(schema: Any) -> Iterator[str]:
-    if isinstance(schema, Mapping):
+    if isinstance(schema, dict):
         yield str(schema.get("type"))
         yield from _types(schema.get("items"))
 
@@ -134,10 +134,10 @@ def asked_calls(target: Any, docs: Sequence[Doc]) -> list[AskedCall]:
 
 
 def _listed(call: Any) -> AskedCall:
-    if not isinstance(call, Mapping) or len(call) != 1:
+    if not isinstance(call, dict) or len(call) != 1:
         raise TaskDataError("a call of a ground truth must be an object of one function, or a text")
     [(name, allowed)] = call.items()
-    if not isinstance(allowed, Mapping) or not all(isinstance(values, list | tuple) for values in allowed.values()):
+    if not isinstance(allowed, dict) or not all(isinstance(values, list | tuple) for values in allowed.values()):
         raise TaskDataError(f"the call of '{name[:80]}' in the ground truth must list the values of each argument")
     return AskedCall(name, allowed)
 
@@ -211,11 +211,11 @@ def _values(call: AskedCall, name: str, doc: Doc) -> list[Any]:
 
 def _gold_value(value: Any) -> Any:
     """An allowed value as a call gives it: the objects in it list what is allowed for each key."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         chosen = {key: _chosen(options) for key, options in value.items()}
         return {key: option for key, option in chosen.items() if option != OMIT}
     if isinstance(value, list | tuple):
-        return [_gold_value(inner) if isinstance(inner, Mapping) else inner for inner in value]
+        return [_gold_value(inner) if isinstance(inner, dict) else inner for inner in value]
     return value
 
 

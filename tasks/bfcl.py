@@ -90,7 +90,7 @@ def load(split: str = "test", source: str | os.PathLike[str] | None = None, *, c
 
 def chance(task_set: TaskSet) -> float:
     """What one earns who never calls, or calls at random with values that the documents name."""
-    refused = sum(task.target == [] for task in task_set)
+    refused = sum(1 for task in task_set if task.target == [])
     return max(refused, sum(map(_odds, task_set))) / len(task_set)
 
 
@@ -103,13 +103,15 @@ def _odds(task: Task) -> float:
     doc = find_doc(docs, asked[0].name) if len(asked) == 1 else None
     if doc is None:
         return 0.0
-    named = [(asked[0].allowed.get(name, ()), _choices(schema)) for name, schema in properties(doc).items()]
-    shares = [sum(choice in allowed for choice in choices) / max(1, len(choices)) for allowed, choices in named]
+    shares = [_share(asked[0].allowed.get(name, ()), schema) for name, schema in properties(doc).items()]
     return prod(shares) / len(docs)
 
 
-def _choices(schema: Mapping[str, Any]) -> list[Any]:
-    return schema.get("enum") or ([True, False] if JSON_TYPE.get(schema.get("type", "")) == "boolean" else [])
+def _share(allowed: Sequence[Any], schema: Mapping[str, Any]) -> float:
+    """The share of the values that an argument's schema names that are allowed."""
+    boolean = JSON_TYPE.get(schema.get("type", "")) == "boolean"
+    named: Sequence[Any] = schema.get("enum") or ([True, False] if boolean else [])
+    return sum(1 for value in named if value in allowed) / max(1, len(named))
 
 
 def _paired(tasks: Sequence[Task], place: _Place, opposites: Sequence[str], left_out: list[str]) -> list[Task]:

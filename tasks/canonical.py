@@ -199,6 +199,8 @@ def _deeper_than(value: Any, limit: int) -> bool:
     level = [value]
     for _ in range(limit):
         level = [inner for outer in level for inner in _children(outer)]
+        if not level:
+            return False
     return any(isinstance(inner, (dict, list)) for inner in level)
 
 

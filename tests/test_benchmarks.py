@@ -19,3 +19,11 @@ def test_the_learner_benchmark_measures_a_way(way: str) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == {"mb", "held", "seconds"}
     assert found["held"] > 0
+
+
+def test_the_function_call_benchmark_prints_its_figures() -> None:
+    script = SCRIPT.with_name("function_calls.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert {"json.loads and ==", "verdicts, strict", "verdicts, bfcl"} <= set(figures)

@@ -110,14 +110,14 @@ def _fits(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any], spoken:
 
 def _typed(value: Any, allowed: Sequence[Any], kind: type, inner: type | None) -> tuple[bool, bool]:
     """Whether the value has the type asked for, and whether it counts as a variable."""
-    first = next((type(answer) for answer in allowed if answer != OMIT), None)
+    first: type | None = next((type(answer) for answer in allowed if answer != OMIT), None)
     variable = first is not None and first is not kind
     if type(value) is kind:
         return inner is None or any(_typed_inside(value, answer, inner) for answer in allowed), variable
     return type(value) is first, True
 
 
-def _typed_inside(values: Sequence[Any], answer: Any, inner: type) -> bool:
+def _typed_inside(values: Any, answer: Any, inner: type) -> bool:
     return type(answer) is not list or all(_typed(value, answer, inner, None)[0] for value in values)
 
 

@@ -76,7 +76,7 @@ def _is_value(answer: Any, name: str, doc: Doc) -> bool:
 
 def _same(value: Any, answer: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value is the allowed one: an object's keys each list what is allowed for them."""
-    if isinstance(answer, Mapping):
+    if isinstance(answer, dict):
         return isinstance(value, dict) and _same_object(value, answer, schema.get("properties") or _NO_SCHEMA)
     if isinstance(answer, list):
         return _same_list(value, answer, schema, _same)
@@ -104,7 +104,7 @@ def _equal(value: Any, answer: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value is this plain one: of its type, or of the schema's where both are numbers."""
     if isinstance(answer, list):
         return _same_list(value, answer, schema, _equal)
-    if isinstance(answer, Mapping):
+    if isinstance(answer, dict):
         inner = schema.get("properties") or _NO_SCHEMA
         return (
             isinstance(value, dict)

@@ -53,7 +53,16 @@ class CallMatch(Verifier):
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
         asked, docs = _question(task)
-        turn = parse_turn(submission.text)
+        verdict = self._judged(parse_turn(submission.text), asked, docs, task)
+        bad = "" if verdict.reward or asked == ANY_CALL else fault(asked, docs)
+        if not bad:
+            return verdict
+        if self.policy == "bfcl":
+            return Verdict(0.0, Outcome.WRONG, f"the row is bad, the official checker accepts nothing: {bad}")
+        return Verdict.infra_error(f"the row is bad: {bad}")
+
+    def _judged(self, turn: Turn, asked: Any, docs: Sequence[Doc], task: Task) -> Verdict:
+        """The verdict, if the row is good."""
         if turn.errors and (asked or self.policy == "strict"):
             return Verdict(0.0, Outcome.UNPARSEABLE, turn.errors[0])
         calls = [_original(call, docs, task) for call in turn.calls]
@@ -62,16 +71,12 @@ class CallMatch(Verifier):
         if not asked:
             return self._none(turn, task.metadata.get("message"))
         if not calls:
-            return self._bad_row(asked, docs) or Verdict(
-                0.0, Outcome.UNPARSEABLE, "there is no tool call in the answer"
-            )
+            return Verdict(0.0, Outcome.UNPARSEABLE, "there is no tool call in the answer")
         if self.policy == "bfcl":
             problem = _bfcl.problem(calls, asked, docs, task.metadata.get("language"))
         else:
             problem = _calls.problem(calls, asked, docs)
-        if not problem:
-            return _RIGHT
-        return self._bad_row(asked, docs) or Verdict(0.0, Outcome.WRONG, problem)
+        return Verdict(0.0, Outcome.WRONG, problem) if problem else _RIGHT
 
     def golds(self, task: Task) -> list[str]:
         """The calls with the first allowed value of each argument, and without those that may be left out.
@@ -99,17 +104,7 @@ class CallMatch(Verifier):
             return Verdict(0.0, Outcome.WRONG, "what it says instead of a call is not that no function fits")
         return Verdict(1.0, Outcome.CORRECT, "it says that no function fits, and makes no call")
 
-    def _bad_row(self, asked: Sequence[AskedCall], docs: Sequence[Doc]) -> Verdict | None:
-        """The verdict on a row that no call can satisfy."""
-        why = fault(asked, docs)
-        if not why:
-            return None
-        if self.policy == "bfcl":
-            return Verdict(0.0, Outcome.WRONG, f"the row is bad, the official checker accepts nothing: {why}")
-        return Verdict.infra_error(f"the row is bad: {why}")
 
-
-_NO_CALL = Verdict(0.0, Outcome.UNPARSEABLE, "there is no tool call in the answer")
 _RIGHT = Verdict(1.0, Outcome.CORRECT, "the calls are those that are asked for")
 
 

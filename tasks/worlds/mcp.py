@@ -101,10 +101,11 @@ class _Server:
 
     def described(self) -> list[mcp.Tool]:
         """The server's tools, all pages of them."""
-        found, cursor = [], None
+        found: list[mcp.Tool] = []
+        cursor = None
         while True:
-            params = _sdk().types.PaginatedRequestParams(cursor=cursor) if cursor else None
-            page = self._ask(lambda session, params=params: session.list_tools(params=params))
+            asked = _sdk().types.PaginatedRequestParams(cursor=cursor)
+            page = self._ask(partial(_list_tools, asked))
             found += page.tools
             cursor = page.next_cursor
             if cursor is None:
@@ -219,6 +220,10 @@ def _sdk() -> Any:
     except ImportError as error:
         raise ConfigError("MCP servers need the SDK: pip install 'verigym[mcp]'") from error
     return mcp
+
+
+def _list_tools(asked: Any, session: mcp.ClientSession) -> Any:
+    return session.list_tools(params=asked)
 
 
 def _shown(content: Any) -> str:

@@ -48,8 +48,13 @@ class Tool:
     def __post_init__(self) -> None:
         if inspect.iscoroutinefunction(self.function):
             running, function, close = Coroutines(), self.function, self.close
+
+            def end() -> None:
+                running.cancel()
+                close()
+
             object.__setattr__(self, "function", lambda **arguments: running.run(function(**arguments)))
-            object.__setattr__(self, "close", lambda: (running.cancel(), close()))
+            object.__setattr__(self, "close", end)
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> Tool:
