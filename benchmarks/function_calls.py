@@ -1,10 +1,10 @@
-"""How fast function calls are judged and the desk is played on one core, beside a comparison of JSON that checks nothing.
+"""How fast function calls are judged and the desk is played on one core, beside a mere comparison of JSON.
 
     python benchmarks/function_calls.py
 
-CPU time of this process. Verdicts: the best of five passes over the same calls, one call, right or wrong in turn. Desk: a
-step is a turn of the gold episode, its calls, the user's reply and, at the end, the verdict; the reset, which makes the
-task and its world, is in the time, too.
+CPU time of this process. Verdicts: the best of five passes over the same calls, one call, right or wrong in turn.
+Desk: a step is a turn of the gold episode, its calls, the reply of the user and, at the end, the verdict; the reset,
+which makes the task and its world, is in the time, too.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verigym.envs._options import Demonstrate, chance_of, load_tasks, resolve
+from verigym.envs._options import Demonstrate, chance_of, load_tasks, positive, resolve, shortened
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import ConfigError, EnvUsageError, UnknownNameError
@@ -36,6 +36,8 @@ class QuestionEnv(TextEnv):
             or a list of them is called, and makes this environment's own.
         feedback: "public" tells a turn that fails the task's public tests so, and lets it try again while turns are
             left; "none" takes the first answer. Only a verifier with public tests has something to tell.
+        max_calls: calls in an episode; what is above is not run, and told so (None: no limit).
+        max_reply: characters of a tool's reply; what is longer is cut.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
         chance: the reward that a policy blind to the question can earn; a number, or "module:function" of any of
             the task set (as `task_set`) and the task options, called when it is asked for.
@@ -58,6 +60,8 @@ class QuestionEnv(TextEnv):
         system_prompt: str = "",
         tools: Sequence[Callable[..., Any] | Tool | str] | Callable[..., Any] | Tool | str = (),
         feedback: str = "none",
+        max_calls: int | None = None,
+        max_reply: int = 4000,
         max_turns: int = 1,
         max_tokens_per_turn: int | None = 1024,
         max_tokens_per_episode: int | None = None,
@@ -80,9 +84,13 @@ class QuestionEnv(TextEnv):
         self.instructions, self.system_prompt, self._feedback = instructions, system_prompt, feedback
         several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
         self._tools = _by_name([tool for given in several for tool in _as_tools(given)])
+        self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
+        self.max_reply = positive("max_reply", max_reply)
+        self._calls = 0
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
 
     def opening(self, task: Task) -> list[Message]:
+        self._calls = 0
         for tool in self._tools.values():
             tool.reset()
         text = f"{task.prompt}\n\n{self.instructions}" if self.instructions else task.prompt
@@ -135,9 +143,12 @@ class QuestionEnv(TextEnv):
         return self.golds(self._task)[:1]
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
+        self._calls += 1
+        if self.max_calls is not None and self._calls > self.max_calls:
+            return f"error: not run, as all {self.max_calls} calls of this task are used up"
         if name not in self._tools:
             return f"error: {UnknownNameError.of('tool', name, self._tools)}"
-        return self._tools[name].call(arguments)
+        return shortened(self._tools[name].call(arguments), self.max_reply)
 
 
 def _as_tools(given: Callable[..., Any] | Tool | str) -> list[Tool]:

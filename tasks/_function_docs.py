@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,20 +154,48 @@ def _written(text: str, docs: Sequence[Doc]) -> AskedCall:
         name, doc = ast.unparse(call.func), find_doc(docs, ast.unparse(call.func))
         names = list(properties(doc)) if doc is not None else []
         given = dict(zip(names, call.args, strict=False)) | {str(word.arg): word.value for word in call.keywords}
-        allowed = {name: [_as_json(ast.literal_eval(value))] for name, value in given.items()}
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        allowed = {name: [_as_allowed(_literal(value))] for name, value in given.items()}
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise TaskDataError(f"the ground truth {text[:80]!r} is not a call of literals ({error})") from error
     return AskedCall(name, allowed)
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_as_json(inner) for inner in value]
+def _as_allowed(value: Any) -> Any:
+    """A value as a ground truth lists it: the objects in it have a list of values for each key."""
     if isinstance(value, dict):
-        return {str(key): _as_json(inner) for key, inner in value.items()}
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise ValueError(f"{type(value).__name__} is no type that JSON has")
+        return {key: [inner] for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_allowed(inner) if isinstance(inner, dict) else inner for inner in value]
+    return value
+
+
+def _literal(node: ast.expr) -> Any:
+    """The JSON value that an expression writes: literals, and sums, products and quotients of numbers."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(inner) for inner in node.elts]
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](*map(_number, (node.left, node.right)))
+    value = ast.literal_eval(node)
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"{type(value).__name__} is no type that JSON has")
+    return value
+
+
+def _number(node: ast.expr) -> Any:
+    value = _literal(node)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{type(value).__name__} is no number")
+    return value
+
+
+_OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def fault(asked: Sequence[AskedCall], docs: Sequence[Doc]) -> str:

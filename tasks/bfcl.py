@@ -234,7 +234,7 @@ def _docs(row: Row, task_id: str, target: Any) -> list[Doc]:
             tool_schema(doc)
         why = "" if target == ANY_CALL else fault(asked_calls(target, docs), docs)
     except TaskDataError as error:
-        raise row.error(str(error)) from error
+        raise row.unusable(f"{task_id} is a bad row: {error}") from error
     names = {safe_name(doc["name"]) for doc in docs}
     if len(names) < len({doc["name"] for doc in docs}):
         why = "two of its functions have one name, but for signs that no tool's name may have"

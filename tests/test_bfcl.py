@@ -140,22 +140,32 @@ def test_irrelevance_is_paired_with_rows_that_can_be_answered(folder):
         tasks.load("bfcl", "test", folder, category="irrelevance")
 
 
-def test_a_bad_row_is_left_out_and_said(folder):
-    write(folder / "simple_python.answer.jsonl", answer("s0"), answer("s1", [{"geo.area": {"where": [""]}}]))
+@pytest.mark.parametrize(
+    ("changes", "truth", "why"),
+    [
+        ({}, [{"geo.area": {"where": [""]}}], "it leaves out the argument 'sides'"),
+        ({}, [{"geo.area": {"sides": 3}}], "must list the values of each argument"),
+        ({"function": [{"name": "f"}]}, TRUTH, "must be an object with 'name' and 'parameters'"),
+        ({"function": [{"name": "f", "parameters": {"properties": {"x": {"type": "strnig"}}}}]}, TRUTH, "'strnig'"),
+        ({"function": [AREA, {**AREA, "name": "geo_area"}]}, TRUTH, "two of its functions have one name"),
+    ],
+)
+def test_a_bad_row_is_left_out_and_said(folder, changes, truth, why):
+    write(folder / "simple_python.jsonl", question("s0"), question("s1", **changes))
+    write(folder / "simple_python.answer.jsonl", answer("s0"), answer("s1", truth))
     env = gym.make(ENV, source=str(folder)).unwrapped
     assert env.tasks.ids == ["s0"]
     [line] = env.tasks.left_out
-    assert "row 2: s1 is a bad row: it leaves out the argument 'sides'" in line
+    assert "simple_python.jsonl: row 2: s1 is a bad row: " in line
+    assert why in line
 
 
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        (question("s0", function=[{"name": "f"}]), "must be an object with 'name' and 'parameters'"),
         (question("s0", question=[[], []]), "must hold one turn"),
         (question("s0", question=[[{"role": "user"}]]), "must hold one turn"),
         (question("other"), "no ground truth for 'other'"),
-        (question("s0", function=[{**AREA, "parameters": {"properties": {"x": {"type": "strnig"}}}}]), "'strnig'"),
     ],
 )
 def test_a_row_of_another_shape_is_refused_by_name(folder, row, why):

@@ -238,6 +238,15 @@ def test_by_default_java_and_javascript_types_are_those_of_json():
     assert accepts("EVENT_THREAD", ["EVENT_THREAD"], "integer")  # a constant, which the ground truth lists
 
 
+def test_calls_written_as_python_are_read_without_being_run():
+    f = doc("geo.f", x="integer", y={"type": "array", "items": {"type": "float"}}, z="dict", w="float")
+    target = ["geo.f(-1, y=(1, 2.5), z={'a': [None, True]}, w=1/4 + 2*3)"]
+    right = {"x": -1, "y": [1, 2.5], "z": {"a": [None, True]}, "w": 6.25}
+    assert judge(render_call("geo.f", right), target, f).reward == 1
+    for name, value in (("x", 1), ("y", [1]), ("z", {"a": [None, 1]}), ("z", {"a": True}), ("w", 6)):
+        assert judge(render_call("geo.f", {**right, name: value}), target, f).reward == 0
+
+
 # Rows that cannot be judged.
 
 
@@ -270,6 +279,9 @@ def test_a_bad_row_earns_no_0_in_silence(target, why):
         ([{"f": {}, "g": {}}], [doc()], "an object of one function"),
         (["f(x=open('/etc/passwd'))"], [doc(x="integer")], "not a call of literals"),
         (["1 + 1"], [doc()], "not a call of literals"),
+        (["f(x=10**10**10)"], [doc(x="integer")], "not a call of literals"),
+        (["f(x=1/0)"], [doc(x="integer")], "not a call of literals"),
+        (["f(x=" + "(" * 5000 + "1)"], [doc(x="integer")], "not a call of literals"),
         ([], [{"name": "f"}], "must be an object with 'name' and 'parameters'"),
         ([], "f", "must be a list of documents"),
     ],

@@ -12,6 +12,7 @@ from verigym.envs import Budget, QuestionEnv, Reply, TextEnv
 from verigym.tasks import Task, TaskSet
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import (
+    ConfigError,
     EnvClosedError,
     EnvUsageError,
     SnapshotError,
@@ -102,6 +103,23 @@ def test_a_cut_turn_runs_no_tool():
     env.announce(9, cut=True)
     observation, _, _, truncated, info = env.step(CALL)
     assert (observation, truncated, info["messages"]) == ("", True, [])
+
+
+def test_calls_and_replies_are_bounded():
+    def repeat(text: str, times: int) -> str:
+        """Repeats a text."""
+        return text * times
+
+    env = gym.make("verigym/Arithmetic-v0", tools=repeat, max_turns=9, max_calls=2, max_reply=10).unwrapped
+    one, ten = (render_call("repeat", {"text": "ab", "times": times}) for times in (1, 10))
+    for _ in range(2):
+        env.reset(seed=1)
+        *_, info = env.step(one + ten + one)
+        said = [message["content"] for message in info["messages"]]
+        assert said == ["ab", "ababababab\n... (cut: 20 characters)",
+                        "error: not run, as all 2 calls of this task are used up"]  # fmt: skip
+    with pytest.raises(ConfigError, match="max_reply must be a whole number of at least 1"):
+        gym.make("verigym/Arithmetic-v0", max_reply=0)
 
 
 def test_tokens_of_the_episode_are_bounded_over_its_turns():

@@ -62,7 +62,7 @@ def _call_problem(made: ToolCall, asked: AskedCall, docs: Sequence[Doc]) -> str:
         if name not in schemas or name not in asked.allowed:
             return f"the argument '{name[:80]}' is not expected"
         allowed = asked.allowed[name]
-        if not any(_same(value, answer, schemas[name]) and _is_value(answer, name, doc) for answer in allowed):
+        if not any(_same(value, answer, _inner(schemas, name)) and _is_value(answer, name, doc) for answer in allowed):
             return f"the argument '{name}' has a value that is not allowed"
     for name, allowed in asked.allowed.items():
         if name not in made.arguments and (OMIT not in allowed or name in required(doc)):
@@ -77,7 +77,7 @@ def _is_value(answer: Any, name: str, doc: Doc) -> bool:
 def _same(value: Any, answer: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value is the allowed one: an object's keys each list what is allowed for them."""
     if isinstance(answer, dict):
-        return isinstance(value, dict) and _same_object(value, answer, schema.get("properties") or _NO_SCHEMA)
+        return isinstance(value, dict) and _same_object(value, answer, _inner(schema, "properties"))
     if isinstance(answer, list):
         return _same_list(value, answer, schema, _same)
     return _equal(value, answer, schema)
@@ -87,8 +87,7 @@ def _same_object(value: Mapping[str, Any], answer: Mapping[str, Any], schemas: M
     for key, given in value.items():
         options = answer.get(key, ())
         options = options if isinstance(options, list) else [options]
-        schema = schemas.get(key) or _NO_SCHEMA
-        if not any(option != OMIT and _equal(given, option, schema) for option in options):
+        if not any(option != OMIT and _equal(given, option, _inner(schemas, key)) for option in options):
             return False
     return all(key in value or (isinstance(options, list) and OMIT in options) for key, options in answer.items())
 
@@ -96,7 +95,7 @@ def _same_object(value: Mapping[str, Any], answer: Mapping[str, Any], schemas: M
 def _same_list(value: Any, answer: Sequence[Any], schema: Mapping[str, Any], same: Any) -> bool:
     if not isinstance(value, list) or len(value) != len(answer):
         return False
-    inner = schema.get("items") or _NO_SCHEMA
+    inner = _inner(schema, "items")
     return all(same(given, wanted, inner) for given, wanted in zip(value, answer, strict=True))
 
 
@@ -105,11 +104,11 @@ def _equal(value: Any, answer: Any, schema: Mapping[str, Any]) -> bool:
     if isinstance(answer, list):
         return _same_list(value, answer, schema, _equal)
     if isinstance(answer, dict):
-        inner = schema.get("properties") or _NO_SCHEMA
+        inner = _inner(schema, "properties")
         return (
             isinstance(value, dict)
             and value.keys() == answer.keys()
-            and all(_equal(value[key], wanted, inner.get(key) or _NO_SCHEMA) for key, wanted in answer.items())
+            and all(_equal(value[key], wanted, _inner(inner, key)) for key, wanted in answer.items())
         )
     if type(value) is type(answer):
         return bool(value == answer)
@@ -117,7 +116,13 @@ def _equal(value: Any, answer: Any, schema: Mapping[str, Any]) -> bool:
     return numbers and value == answer and _is_number(value, schema)
 
 
+def _inner(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The schema in a schema; an empty one if there is none."""
+    found = schema.get(key)
+    return found if isinstance(found, dict) else _NO_SCHEMA
+
+
 def _is_number(value: float, schema: Mapping[str, Any]) -> bool:
     """Whether the schema takes a number of this type, whatever the type of the one that is listed."""
-    kind = JSON_TYPE.get(schema.get("type", ""))
+    kind = JSON_TYPE.get(str(schema.get("type")))
     return kind == "number" or (kind == "integer" and type(value) is int)

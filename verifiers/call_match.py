@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from verigym.tasks._boxed import boxed_contents
 from verigym.tasks._function_docs import (
     ANY_CALL,
     AskedCall,
@@ -27,7 +28,7 @@ from verigym.verifiers.verdict import Outcome, Submission, Verdict
 from verigym.verifiers.verifier import Verifier
 
 POLICIES = ("strict", "bfcl")
-_BOX = re.compile(r"\\boxed\{([^{}]*)\}")
+_TEXT = re.compile(r"\\text\{(.*)\}")
 
 
 class CallMatch(Verifier):
@@ -97,10 +98,10 @@ class CallMatch(Verifier):
             return Verdict(0.0, Outcome.WRONG, f"it calls '{turn.calls[0].name[:80]}' where no function fits")
         if self.policy == "bfcl":
             return Verdict(1.0, Outcome.CORRECT, "it makes no call, and none is right")
-        said = _BOX.findall(turn.content)[-1:] if message is not None else [turn.content]
+        said = boxed_contents(turn.content)[-1:] if message is not None else [turn.content]
         if not said or not said[0].strip():
             return Verdict(0.0, Outcome.WRONG, "it makes no call, which is right, but does not say that none fits")
-        if message is not None and said[0].strip().lower() != message:
+        if message is not None and _TEXT.sub(r"\1", said[0]).strip(" .").lower() != message:
             return Verdict(0.0, Outcome.WRONG, "what it says instead of a call is not that no function fits")
         return Verdict(1.0, Outcome.CORRECT, "it says that no function fits, and makes no call")
 
@@ -113,7 +114,7 @@ def _question(task: Task) -> tuple[Any, list[Doc]]:
     try:
         docs = read_docs(task.metadata.get("tools", ()))
         if task.target == ANY_CALL:
-            return ANY_CALL, docs
+            return ANY_CALL, [doc for doc in docs if tool_schema(doc)]
         return asked_calls(task.target, docs), docs
     except TaskDataError as error:
         raise VerifierInputError(f"the task cannot be judged: {error}") from error

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import mcp
 
 SECONDS_TO_END = 10.0  # the SDK asks a server to end, and kills it after some seconds
-MAX_RESULT = 64 * 1024  # characters of a result that the agent is shown
 
 
 def mcp_tools(
@@ -127,7 +126,6 @@ class _Server:
         self._used = True
         result = self._ask(lambda session: session.call_tool(name, arguments))
         text = "\n".join(map(_shown, result.content))
-        text = text if len(text) <= MAX_RESULT else f"{text[:MAX_RESULT]}..."
         if result.is_error:
             raise ValueError(text or f"{name} failed")
         return text
