@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from verigym.envs.question import Demonstrate, QuestionEnv
+from verigym.envs._options import Demonstrate
+from verigym.envs.question import QuestionEnv
 from verigym.envs.text_env import Message, Reply
 from verigym.tasks._function_docs import tool_schema
 from verigym.tasks.errors import UnknownNameError
