@@ -43,21 +43,35 @@ class Coroutines:
     """The coroutines of one owner: `run` waits for one, `cancel` ends from any thread what is waited for."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._running: set[Future[Any]] = set()
+        self._cancelled = False
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """What the coroutine returns or raises. Raises TimeoutError, and EnvClosedError if it was cancelled."""
-        future = start(coroutine)
-        self._running.add(future)
+        with self._lock:  # so that `cancel` finds what has begun
+            if self._cancelled:
+                coroutine.close()
+                raise EnvClosedError("the environment was closed before a tool ran")
+            future = start(coroutine)
+            self._running.add(future)
         try:
             return future.result(timeout)
         except CancelledError:
             raise EnvClosedError("the environment was closed while a tool ran") from None
         finally:
             future.cancel()
-            self._running.discard(future)
+            with self._lock:
+                self._running.discard(future)
 
     def cancel(self) -> None:
-        """Ends all that runs."""
-        for future in list(self._running):
+        """Ends all that runs, and lets nothing else run until `reopen`."""
+        with self._lock:
+            self._cancelled = True
+            running = list(self._running)
+        for future in running:
             future.cancel()
+
+    def reopen(self) -> None:
+        """Lets coroutines run again."""
+        self._cancelled = False

@@ -162,6 +162,8 @@ class _Server:
             raise
         except Exception as error:  # whatever the SDK raises, in a group or not, there is no server
             self._end()
+            if self._closed:
+                raise EnvClosedError("the MCP server was closed with its environment") from error
             raise self._failed("cannot be started", _innermost(error)) from error
 
     async def _serve(self, session: Future[mcp.ClientSession], stop: asyncio.Event, errors: IO[str]) -> None:
@@ -194,6 +196,7 @@ class _Server:
             process.cancel()
         with suppress(Exception, CancelledError):  # the server is gone either way; who asked it has been told why
             process.result(SECONDS_TO_END)
+        session.cancel()  # one that never began
 
     def _failed(self, what: str, detail: str = "") -> ToolServerError:
         self._errors.seek(0)

@@ -47,14 +47,22 @@ class Tool:
 
     def __post_init__(self) -> None:
         if inspect.iscoroutinefunction(self.function):
-            running, function, close = Coroutines(), self.function, self.close
+            self._run_on_the_loop(Coroutines())
 
-            def end() -> None:
-                running.cancel()
-                close()
+    def _run_on_the_loop(self, coroutines: Coroutines) -> None:
+        function, reset, close = self.function, self.reset, self.close
 
-            object.__setattr__(self, "function", lambda **arguments: running.run(function(**arguments)))
-            object.__setattr__(self, "close", end)
+        def begin() -> None:
+            coroutines.reopen()
+            reset()
+
+        def end() -> None:
+            coroutines.cancel()
+            close()
+
+        object.__setattr__(self, "function", lambda **arguments: coroutines.run(function(**arguments)))
+        object.__setattr__(self, "reset", begin)
+        object.__setattr__(self, "close", end)
 
     @classmethod
     def from_function(cls, function: Callable[..., Any]) -> Tool:
