@@ -182,6 +182,7 @@ register(
     entry_point="verigym.envs.calls:CallEnv",
     kwargs={
         "task_set": "bfcl",
+        "split": "test",
         "instructions": "Call the functions that do what is asked, all in one turn. "
         "If none of them can do it, call none and answer \\boxed{no function}.",
         "chance": "verigym.tasks.bfcl:chance",
