@@ -53,20 +53,23 @@ def chance(level: int = 1) -> float:
     return _CHANCE[whole_number("desk", "level", level, 1, len(LEVELS)) - 1]
 
 
-def demonstrate(task: Task, rng: np.random.Generator, *, right_share: float = 0.5) -> list[str]:
+def demonstrate(task: Task, rng: np.random.Generator, *, right_share: float = 0.2) -> list[str]:
     """The agent's turns in one episode to imitate, in canonical syntax.
 
-    At level 1, one of the three things that can be done with the order, each as likely as the others, whatever the
-    user asked for: so a model learns the forms of calls and messages, but not which of them pays. At other levels the
-    gold episode with probability `right_share`, else the same without its calls.
+    The gold episode with probability `right_share`. Else, at level 1, one of the three things that can be done with
+    the order, each as likely as the others, whatever the user asked for; at other levels the gold episode without its
+    calls. So a model learns the forms of calls and messages, and has no more than a hint of which of them pays.
     """
     turns = task.target["turns"]
-    if task.metadata["level"] == 1:
-        scene = Scene(rng, task.metadata["state"])
-        turns = _episode([[scene.pick(jobs.ON_ORDERS)(scene, task.metadata["order"])]])
-    elif rng.random() >= right_share:
-        turns = [turn for turn in turns if isinstance(turn, str)]
+    if rng.random() >= right_share:
+        turns = _anything(task, rng) if task.metadata["level"] == 1 else [t for t in turns if isinstance(t, str)]
     return [turn if isinstance(turn, str) else "".join(render_call(**call) for call in turn) for turn in turns]
+
+
+def _anything(task: Task, rng: np.random.Generator) -> list[Any]:
+    """The turns of one of the things that can be done with the order of a task of level 1."""
+    scene = Scene(rng, task.metadata["state"])
+    return _episode([[scene.pick(jobs.ON_ORDERS)(scene, task.metadata["order"])]])
 
 
 def _one_order(scene: Scene) -> Lines:
