@@ -186,6 +186,30 @@ def test_tests_that_hand_over_what_cannot_leave_them_are_refused(judge):
         judge("def f(g, x): return g(x)", {**target, "solution": "def f(g, x): return g(x)"})
 
 
+FORGER = """
+import builtins
+run = builtins.exec
+def spy(source, space=None, *rest):
+    run(source, space, *rest)
+    if isinstance(space, dict) and "AnsweringSide" in space:
+        space["AnsweringSide"].serve = lambda *question: ANSWER
+builtins.exec = spy
+def f(a): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("tests", "code"),
+    [
+        ("a = [2, 1]\nf(a)\nassert a == [1, 2]", FORGER.replace("ANSWER", "((None, {}), ['NameError', 'forged'])")),
+        ("s = f([1])\nassert f(s.items).pop() == 1", "def f(x): return {}"),
+        ("for x in f():\n    y = x\nassert all(y > n for n in range(3))", "def f(): return []"),
+    ],
+)
+def test_no_answer_makes_the_tests_look_broken(judge, tests, code):
+    assert judge(code, {"asserts": tests, "entry_point": "f"}).outcome is Outcome.WRONG
+
+
 @pytest.mark.parametrize(
     ("test", "value"),
     [

@@ -218,7 +218,7 @@ def _run_once(runner: Runner, session: Session, source: str, tests: ProxiedTests
     if returned.ok:
         return Findings(1, 1)
     kind, _, said = returned.error.partition(": ")
-    if kind in (_border.Unsendable.__name__, "NameError") and not submission.failed and not tests.solution:
+    if kind in (_border.Unsendable.__name__, "NameError") and not submission.asked and not tests.solution:
         raise VerifierInputError(f"the tests of the task do not run in a process of their own: {one_line(said)}")
     if kind in (_border.NoValue.__name__, _border.Unsendable.__name__):
         return Findings(0, 1, Outcome.WRONG, one_line(said))
@@ -245,10 +245,9 @@ class _Submission:
         self._session = session
         self.failure: tuple[Outcome, str] | None = None
         self.asked = False
+        """Whether it was: what the tests raise thereafter may be the submission's doing."""
         self.error = ""
         """What the last call raised, if it did."""
-        self.failed = False
-        """Whether any call has raised: what the tests raise thereafter may be the submission's doing."""
 
     def answer(self, call: Call) -> Return:
         self.asked = True
@@ -259,7 +258,6 @@ class _Submission:
         except SandboxError as error:  # arguments made of what the submission returned may be too large
             returned = Return(False, error=f"ValueError: {error}")
         self.error = _raised(returned.value) if returned.ok else returned.error
-        self.failed = self.failed or bool(self.error)
         if not returned.ok and self.error.startswith("StopIteration"):  # forged: it would end a test's loop over `map`
             returned = Return(False, error=f"RuntimeError: {self.error}")
         if not self._session.alive:
