@@ -46,7 +46,9 @@ class DataSet:
             except UnusableRow as unusable:
                 left_out.append(str(unusable))
         if not tasks:
-            raise TaskDataError(f"{self.name}/{split}: {source or self.hub_id} holds no rows; give another source")
+            raise TaskDataError(
+                f"{self.name}/{split}: {source or self.hub_id} holds no rows of it; give another source or split"
+            )
         return TaskSet(tasks, name=self.name, split=split, left_out=left_out)
 
     def _rows(self, split: str, source: str) -> Iterator[Row]:

@@ -186,6 +186,11 @@ def test_tests_that_hand_over_what_cannot_leave_them_are_refused(judge):
         judge("def f(g, x): return g(x)", {**target, "solution": "def f(g, x): return g(x)"})
 
 
+def test_tests_that_never_call_the_code_are_refused(judge):
+    with pytest.raises(VerifierInputError, match="has no tests"):
+        judge("def f(): pass", {"asserts": "import random\nassert random.random() < 2", "entry_point": "f"})
+
+
 FORGER = """
 import builtins
 run = builtins.exec

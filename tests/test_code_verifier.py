@@ -623,6 +623,8 @@ def test_inputs_that_the_reference_cannot_answer_are_left_out(judge):
     assert (verdict.outcome, verdict.details["tests"]) == (Outcome.CORRECT, 2)
     with pytest.raises(VerifierInputError, match="the reference solution fails on its own inputs"):
         judge("def f(x): return x", {**target, "inputs": "[[2], [3]]"})
+    with pytest.raises(VerifierInputError, match=r"fails on its own inputs: .*SyntaxError"):
+        judge("def f(x): return x", {**target, "reference": "def f(", "inputs": "[[2]]"})
 
 
 # Targets and options that are wrong.
@@ -632,8 +634,12 @@ def test_inputs_that_the_reference_cannot_answer_are_left_out(judge):
     ("target", "message"),
     [
         (3, "a code target must be"),
-        ({"tests": "x"}, "a code target must be"),
+        ({"solution": "x"}, "a code target must be"),
+        ({"asserts": "assert f(1)", "entry_pont": "f"}, "did you mean 'entry_point'"),
+        ({"asserts": "assert f(1)", "entry_point": "class"}, "entry_point must be a name"),
         ("", "has no tests"),
+        ("x = 1", "has no tests"),
+        ({"asserts": "x = 1\nassert x == 1", "entry_point": "f"}, "has no tests"),
         ("assert f(", "not Python"),
         ("import random\nassert f(random.random()) < g(random.random())", "entry_point"),
         ({"inputs": ["1"], "outputs": []}, "must be a list of texts"),

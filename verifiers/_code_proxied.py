@@ -215,6 +215,8 @@ def _run_once(runner: Runner, session: Session, source: str, tests: ProxiedTests
     if result.status is not Status.OK:
         return failed(result, 0, 1, {})
     returned = result.returns[0]
+    if returned.ok and not submission.asked:
+        raise VerifierInputError("the target has no tests: no assert calls the code")
     if returned.ok:
         return Findings(1, 1)
     kind, _, said = returned.error.partition(": ")

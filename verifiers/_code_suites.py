@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from verigym.tasks.errors import VerifierInputError
+from verigym.tasks.errors import UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers import _code_text, _evalplus
 from verigym.verifiers._asserts import Check, Equals, compile_tests, entry_point_in
@@ -29,7 +30,7 @@ _TOO_MANY_DIGITS = (
     "leave that test out, or raise the limit (sys.set_int_max_str_digits)"
 )
 _TEXTS = ("asserts", "entry_point", "fn_name", "prelude", "reference", "setup", "solution", "stub")
-
+_FIELDS = {*_TEXTS, "inputs", "outputs", "tolerance", "wrapped"}
 
 _passing: dict[tuple[str, str], bool] = {}  # by solution and asserts
 
@@ -99,9 +100,11 @@ class AssertSuite(Suite):
             self._tests().sharing(runner)
 
     def checks(self) -> tuple[Check, ...]:
-        """The rows. Raises Unsupported if the tests are more than rows."""
-        names = [self.entry_point] if self.entry_point else []
-        checks = compile_tests(str(self.target["asserts"]), frozenset(names))
+        """The rows. Raises Unsupported if the tests are more than rows, VerifierInputError if there are none."""
+        asserts, names = str(self.target["asserts"]), [self.entry_point] if self.entry_point else []
+        checks = compile_tests(asserts, frozenset(names))
+        if not checks and (names or "assert" not in asserts):
+            raise VerifierInputError("the target has no tests: no assert calls the code")
         # a module without a call would be a program, whose end says nothing of the tests
         return checks or (Check("the code runs", lambda value, equals: value is None, expression="None"),)
 
@@ -171,6 +174,8 @@ def _suite(target: Any) -> Suite:
         target = {"asserts": target}
     if not isinstance(target, Mapping):
         raise VerifierInputError(f"{_SHAPES}, not {short(target, 60)}")
+    for name in target.keys() - _FIELDS:
+        raise VerifierInputError(f"{UnknownNameError.of('field of a code target', str(name), _FIELDS)}")
     for name in _TEXTS:
         if not isinstance(target.get(name, ""), str):
             raise VerifierInputError(f"the target's {name} must be text, not {short(target[name], 60)}")
@@ -184,10 +189,10 @@ def _suite(target: Any) -> Suite:
 
 
 def _assert_suite(target: Mapping[str, Any]) -> Suite:
-    if not target["asserts"].strip():
-        raise VerifierInputError("the target has no tests: 'asserts' is empty")
     if not target.get("entry_point"):
         target = {**target, "entry_point": entry_point_in(target["asserts"])}
+    if keyword.iskeyword(target["entry_point"]):
+        raise VerifierInputError(f"the target's entry_point must be a name, not '{target['entry_point']}'")
     suite = AssertSuite(target)
     try:
         suite.checks()
