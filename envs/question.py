@@ -38,6 +38,7 @@ class QuestionEnv(TextEnv):
             left; "none" takes the first answer. Only a verifier with public tests has something to tell.
         max_calls: calls in an episode; what is above is not run, and told so (None: no limit).
         max_reply: characters of a tool's reply; what is longer is cut.
+        turns: N is short for `feedback="public", max_turns=N`: an answer, and N - 1 corrections of it.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
         chance: the reward that a policy blind to the question can earn; a number, or "module:function" of any of
             the task set (as `task_set`) and the task options, called when it is asked for.
@@ -60,6 +61,7 @@ class QuestionEnv(TextEnv):
         system_prompt: str = "",
         tools: Sequence[Callable[..., Any] | Tool | str] | Callable[..., Any] | Tool | str = (),
         feedback: str = "none",
+        turns: int | None = None,
         max_calls: int | None = None,
         max_reply: int = 4000,
         max_turns: int = 1,
@@ -71,6 +73,8 @@ class QuestionEnv(TextEnv):
         **task_options: Any,
     ) -> None:
         loaded = load_tasks(QuestionEnv, task_set, split, source, task_options)
+        if turns is not None:
+            feedback, max_turns = "public", positive("turns", turns)
         super().__init__(
             loaded,
             verifier,

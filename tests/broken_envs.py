@@ -75,13 +75,13 @@ class SeedsGlobalNumpy(QuestionEnv):
 
 @breaks("nothing of an episode is left after a reset")
 class CountsTheCallsOfABrokenOffEpisode(QuestionEnv):
-    _calls = 0
+    _count = 0
 
     def respond(self, action):
         reply = super().respond(action)
-        self._calls = 0 if reply.final else self._calls + 1
+        self._count = 0 if reply.final else self._count + 1
         return Reply(
-            [{**message, "content": f"{self._calls}: {message['content']}"} for message in reply.messages], reply.final
+            [{**message, "content": f"{self._count}: {message['content']}"} for message in reply.messages], reply.final
         )
 
 

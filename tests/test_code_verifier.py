@@ -692,8 +692,9 @@ def env_of(box, **kwargs):
     return gym.make("verigym:verigym/HumanEval-v0", **options)
 
 
-def test_a_failing_public_test_is_told_and_the_turn_may_be_repeated(box):
-    env = env_of(box, max_turns=3)
+@pytest.mark.parametrize("option", ["turns", "max_turns"])
+def test_a_failing_public_test_is_told_and_the_turn_may_be_repeated(box, option):
+    env = env_of(box, **{option: 3})
     env.reset(seed=0)
     told, reward, terminated, truncated, _ = env.step(fenced("def add(a, b): return a * b"))
     assert (reward, terminated, truncated) == (0.0, False, False)
