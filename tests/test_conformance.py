@@ -1,5 +1,6 @@
 """The conformance checker finds what is wrong with broken environments, and nothing with those that are in order."""
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_keyword_arguments_reach_the_environment():
     found = {check.sentence: check for check in check("verigym:verigym/Arithmetic-v0", level=1, chance=0.0).checks}
     broken = [check.detail for check in found.values() if not check.holds]
     assert len(broken) == 1, broken  # of level 1, a random answer is right too often for a chance of nothing
-    assert "may be earned on 500 tasks" in broken[0]
+    assert re.search(r"may be earned on \d+ tasks", broken[0])  # fewer than 500 on a busy machine
 
 
 @pytest.mark.parametrize(
