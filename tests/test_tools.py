@@ -2,6 +2,7 @@
 
 import json
 import time
+import typing
 from typing import Any, Literal
 
 import jsonschema
@@ -144,6 +145,45 @@ def test_a_place_inside_an_argument_is_named() -> None:
     assert tool.call({"numbers": [[1], [2, "3"]]}) == (
         "error: the argument 'numbers'[1][1] of add must be integer, not '3'"
     )
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "message"),
+    [
+        ({"type": ["integer", "null"]}, "x", "must be integer or null, not 'x'"),
+        ({"oneOf": [{"type": "integer"}, {"const": "all"}]}, 1.5, 'must be integer or "all", not 1.5'),
+        ({"type": "integer", "minimum": 5}, 3, "must keep to minimum: 5, not be 3"),
+        (
+            {"type": "string", "pattern": "^a"},
+            "b" * 999,
+            "must keep to pattern: '^a', not be 'bbbbbbbbbbbb...bbbbbbbbbbbbb'",
+        ),
+    ],
+)
+def test_any_rule_of_a_schema_is_told_in_words(schema: dict[str, Any], value: Any, message: str) -> None:
+    tool = Tool("f", "F.", {"type": "object", "properties": {"x": schema}, "required": []}, lambda x: x)
+    assert tool.call({"x": value}) == f"error: the argument 'x' of f {message}"
+
+
+def test_a_schema_of_ones_own_decides_on_arguments_that_it_does_not_name() -> None:
+    open_, shut = (
+        {"type": "object", "properties": {}, "required": ["q"], **more} for more in ({"additionalProperties": {}}, {})
+    )
+    assert Tool("f", "F.", open_, lambda **given: given).call({"q": 1, "z": 2}) == '{"q": 1, "z": 2}'
+    assert Tool("f", "F.", shut, lambda: 0).call({"z": 2}) == "error: no argument of f named 'z'; known: none"
+    assert Tool("f", "F.", open_, lambda: 0).call({}) == "error: the argument 'q' of f is missing; expected any value"
+    few = {"type": "object", "properties": {}, "required": [], "minProperties": 1}
+    assert (
+        Tool("f", "F.", few, lambda: 0).call({}) == "error: the arguments of f must keep to minProperties: 1, not be {}"
+    )
+
+
+def test_a_bare_list_or_dict_of_typing_is_one_of_anything() -> None:
+    def count(rows: typing.List, by: typing.Dict) -> int:  # type: ignore[type-arg]  # noqa: UP006
+        """Count."""
+        return len(rows) + len(by)
+
+    assert Tool.from_function(count).call({"rows": [1, "a"], "by": {"b": None}}) == "3"
 
 
 def test_a_bound_method_is_a_tool_of_its_other_parameters() -> None:

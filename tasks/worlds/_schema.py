@@ -60,9 +60,10 @@ def _property(function: str, parameter: inspect.Parameter, hint: Any) -> Schema:
 
 def type_schema(hint: Any, where: str) -> Schema:
     """A fresh JSON schema of the values of a type hint. Raises TypeError that begins with `where`."""
-    if hint in _SIMPLE:
-        return dict(_SIMPLE[hint])
     origin, arguments = get_origin(hint), get_args(hint)
+    bare = hint if arguments else origin or hint  # typing.List alone is list
+    if bare in _SIMPLE:
+        return dict(_SIMPLE[bare])
     if origin is Annotated:
         return type_schema(arguments[0], where)
     if origin is list:

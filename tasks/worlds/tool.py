@@ -98,7 +98,7 @@ class Tool:
         try:
             result = self.function(**arguments)
         except ValueError as error:
-            return f"error: {error}"
+            return failure(self.name, error)
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
     def problem(self, arguments: Any) -> str:
@@ -107,11 +107,11 @@ class Tool:
             return f"the arguments of {self.name} must be an object, not {_short(arguments)}"
         known = self.parameters["properties"]
         for name in arguments:
-            if name not in known:
+            if name not in known and self.parameters.get("additionalProperties", False) is False:
                 return str(UnknownNameError.of(f"argument of {self.name} named", str(name)[:80], known))
         for name in self.parameters["required"]:
             if name not in arguments:
-                return f"the argument '{name}' of {self.name} is missing; expected {_expected(known[name])}"
+                return f"the argument '{name}' of {self.name} is missing; expected {_expected(known.get(name, {}))}"
         return self._type_problem(arguments)
 
     def _type_problem(self, arguments: dict[str, Any]) -> str:
@@ -120,10 +120,11 @@ class Tool:
             return ""
         path = list(error.absolute_path)
         where = "".join(f"[{step!r}]" for step in path[1:])
-        return (
-            f"the argument '{path[0]}'{where} of {self.name} must be {_expected(error.schema)}, "
-            f"not {_short(error.instance)}"
-        )
+        place = f"the argument '{path[0]}'{where} of {self.name}" if path else f"the arguments of {self.name}"
+        if error.validator in _IN_WORDS:
+            return f"{place} must be {_expected(error.schema)}, not {_short(error.instance)}"
+        rule = f"{error.validator or 'schema'}: {_short(error.validator_value)}"
+        return f"{place} must keep to {rule}, not be {_short(error.instance)}"
 
     @cached_property
     def _validator(self) -> jsonschema.protocols.Validator:
@@ -138,6 +139,14 @@ class Tool:
         return validator
 
 
+def failure(name: str, error: ValueError) -> str:
+    """What the agent reads of a mistake in a call of the tool `name`."""
+    return f"error: {str(error) or f'{name} failed'}"
+
+
+_IN_WORDS = ("type", "enum", "const", "anyOf", "oneOf")  # rules of which `_expected` tells all
+
+
 def _short(value: Any) -> str:
     text = reprlib.repr(value)  # bounded in depth and number, so that the whole is never written out
     return text if len(text) <= _MAX_ECHO else f"{text[:_MAX_ECHO]}..."
@@ -147,9 +156,13 @@ def _expected(schema: Any) -> str:
     """A schema in words: `integer`, `one of "a", "b"`, `array of string`."""
     if "enum" in schema:
         return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
-    if "anyOf" in schema:
-        return " or ".join(_expected(choice) for choice in schema["anyOf"])
-    kind = str(schema.get("type", "any value"))
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    for several in ("anyOf", "oneOf"):
+        if several in schema:
+            return " or ".join(_expected(choice) for choice in schema[several])
+    kinds = schema.get("type", "any value")
+    kind = kinds if isinstance(kinds, str) else " or ".join(kinds)
     if "items" in schema:
         return f"{kind} of {_expected(schema['items'])}"
     return kind
