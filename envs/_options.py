@@ -65,5 +65,6 @@ def positive(name: str, value: Any) -> int:
 
 
 def shortened(reply: str, limit: int) -> str:
-    """A tool's reply of at most `limit` characters, and a note of what was cut."""
-    return reply if len(reply) <= limit else f"{reply[:limit]}\n... (cut: {len(reply)} characters)"
+    """A tool's reply of at most `limit` characters, and a note of what was cut; `?` for what is no Unicode."""
+    shown = reply[:limit].encode(errors="replace").decode()
+    return shown if len(reply) <= limit else f"{shown}\n... (cut: {len(reply)} characters)"

@@ -45,7 +45,7 @@ class _Runner:
         self._name, self._source, self._sandbox, self._limits = name, source, sandbox, limits
         self._session: Session | None = None
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         session = self._session = self._session or self._opened()
         result = session.call(Call(self._name, kwargs=arguments))
         if session.alive:

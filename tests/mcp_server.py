@@ -29,6 +29,12 @@ def remember(text: str) -> str:
 
 
 @server.tool()
+def rename(name: str, self: str) -> str:
+    """Has arguments that are named like those of many a method."""
+    return f"{name} -> {self}"
+
+
+@server.tool()
 def fail(reason: str) -> str:
     """Fails."""
     raise ToolError(reason)

@@ -111,6 +111,16 @@ def test_close_ends_a_coroutine_that_a_step_waits_for():
     assert cancelled.wait(30)
 
 
+def test_half_of_a_surrogate_pair_in_a_reply_is_shown_as_a_question_mark():
+    def broken() -> str:
+        """Says what no tokenizer takes."""
+        return "a\ud800b"
+
+    env = question(broken)
+    env.reset(seed=1)
+    assert call(env, "broken") == "a?b"
+
+
 def test_two_tools_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="two tools are named 'slow_sum'"):
         question([slow_sum, Tool.from_function(slow_sum)])
@@ -137,6 +147,34 @@ def test_the_tools_of_a_server_are_used_from_an_environment(mcp_tools):
     assert call(env, "notes_remember", text="x") == "1 kept"
     assert env.step("42")[1:3] == (1.0, True)
     env.close()
+
+
+def test_an_argument_of_a_server_may_have_any_name(mcp_tools):
+    env = question(mcp_tools(SERVER))
+    env.reset(seed=1)
+    assert env.step(render_call("rename", {"name": "a", "self": "b"}))[0] == "a -> b"
+    env.close()
+
+
+def test_a_server_that_describes_a_tool_by_no_schema_is_refused(mcp_tools, tmp_path):
+    server = tmp_path / "server.py"
+    server.write_text(NO_SCHEMA)
+    with pytest.raises(ToolServerError, match="describes its tool 'f' wrongly"):
+        mcp_tools([sys.executable, str(server)])
+
+
+NO_SCHEMA = """
+import json, sys
+TOOL = {"name": "f", "inputSchema": {"type": "object", "properties": {"x": {"type": "nonsense"}}}}
+for line in sys.stdin:
+    asked = json.loads(line)
+    result = {"tools": [TOOL]}
+    if asked["method"] == "initialize":
+        about = {"capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}}
+        result = {"protocolVersion": asked["params"]["protocolVersion"], **about}
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
 
 
 def test_errors_reach_the_agent_as_text_that_helps(mcp_tools):

@@ -87,7 +87,13 @@ class _Server:
 
     def tool(self, described: mcp.Tool, isolated: bool) -> Tool:
         """The tool of the server's that is so described."""
+        import jsonschema
+
         parameters = {"type": "object", "properties": {}, "required": [], **described.input_schema}
+        try:
+            jsonschema.Draft202012Validator.check_schema(parameters)
+        except jsonschema.SchemaError as error:
+            raise self._failed(f"describes its tool '{described.name[:80]}' wrongly", error.message) from error
         return Tool(
             name=re.sub(r"[^a-zA-Z0-9_-]", "_", described.name)[:64],
             description=described.description or described.title or described.name,
@@ -122,12 +128,12 @@ class _Server:
         self._coroutines.cancel()
         self._end()
 
-    def _call(self, name: str, **arguments: Any) -> str:
+    def _call(self, name: str, /, **arguments: Any) -> str:  # an argument may be called name or self
         self._used = True
         result = self._ask(lambda session: session.call_tool(name, arguments))
         text = "\n".join(map(_shown, result.content))
         if result.is_error:
-            raise ValueError(text or f"{name} failed")
+            raise ValueError(text)
         return text
 
     def _ask(self, question: Any) -> Any:
