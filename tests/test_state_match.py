@@ -177,6 +177,7 @@ def test_a_task_that_asks_for_nothing_or_has_no_gold_episode_is_refused():
         task([call("no_such_tool")], "Done."),
         task(["cancel_order"], "Done."),
         task([call("cancel_order", order=412)], "Done.", seen=["order"]),
+        task([call("cancel_order", order=412)], "Done.", "Anything else?"),  # after the user's last word
         task([call("cancel_order", order=412)]),  # and no message, so that the user never ends it
         task([call("cancel_order", order=412)], "Done.", tell={"price": 30}),
         Task("t", "?", "cancel it", CANCEL.metadata),

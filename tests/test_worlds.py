@@ -151,6 +151,27 @@ def test_a_tool_of_a_world_is_no_coroutine():
         type("Wrong", (World,), {"wait": wait})
 
 
+def test_a_tool_of_a_world_is_no_static_or_class_method():
+    def count(number: int) -> int:
+        """Count."""
+        return number
+
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(TypeError, match="'count' must be a plain method"):
+            type("Wrong", (World,), {"count": kind(count)})
+        type("Right", (World,), {"_count": kind(count)})
+
+
+def test_a_mistake_without_a_text_is_still_said():
+    class Mute(World):
+        def fail(self) -> str:
+            """Fail."""
+            raise ValueError
+
+    assert Mute({}).call("fail", {}) == "error: fail failed"
+    assert Mute.tools()["fail"].call({}) == "error: fail failed"
+
+
 def test_a_call_that_fails_changes_nothing_but_the_log():
     world = Shop(BASE)
     assert world.call("move_all", {"orders": ["1", "9"], "day": 7}) == "error: there is no order 9"
@@ -181,6 +202,8 @@ def test_a_wrong_call_is_answered_by_what_helps(name, arguments, said):
 
 def test_a_tool_that_is_not_offered_is_no_tool():
     assert Shop(BASE, ["move_all"]).call("find", {"order": "1"}) == "error: no tool 'find'; known: move_all"
+    with pytest.raises(UnknownNameError, match="no tool of Shop named 'move_al'; did you mean 'move_all'"):
+        Shop(BASE, ["find", "move_al"])
 
 
 def test_a_fork_of_a_world_has_its_state_and_an_empty_log():
@@ -244,3 +267,9 @@ def test_a_fact_of_an_earlier_line_is_given_no_more():
 def test_a_long_message_is_read_in_linear_time():
     for message in ("x" * 3_000_000, "? " * 300_000):  # which would take hours
         assert ScriptedUser(SCRIPT).reply(message) == ("No, to day 4.", False)
+
+
+@pytest.mark.parametrize("line", ["Move it.", {}, {"says": 5}, {"says": "Move it.", "facts": ["day"]}])
+def test_what_is_no_line_of_a_user_is_refused(line):
+    with pytest.raises(TaskDataError, match="a line of a user must be such as"):
+        ScriptedUser([{"says": "Hello."}, line])

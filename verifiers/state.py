@@ -85,6 +85,8 @@ def _gold_scenario(task: Task) -> Scenario:
     except (TaskDataError, UnknownNameError) as error:
         raise VerifierInputError(str(error)) from error
     for turn in _gold(task):
+        if ended:
+            raise VerifierInputError(f"task {task.id}: its gold episode goes on after the user's last word")
         if isinstance(turn, str):
             _, ended = scenario.hear(turn)
             continue

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from verigym.tasks.errors import TaskDataError
+
 THANKS = "That is all, thank you."
 NO_MORE = "I have told you all that I know. Please do as I said."
 
@@ -20,10 +22,12 @@ class ScriptedUser:
     A line is `{"says": text, "facts": {word: text}}`. While it is the matter in hand, a question with one of these
     words in it gets the fact; a question for anything else is told that there is no more to know. An offer of
     further help ("anything else?") is no such question. What the user says is a function of the script and of what
-    the agent said.
+    the agent said. Raises TaskDataError for what is no line.
     """
 
     def __init__(self, script: Sequence[Mapping[str, Any]]) -> None:
+        if not all(map(_is_line, script)):
+            raise TaskDataError('a line of a user must be such as {"says": "Move it.", "facts": {"day": "To day 14."}}')
         self._script = script
         self.answered = 0  # lines
 
@@ -45,3 +49,9 @@ class ScriptedUser:
         if self.answered < len(self._script):
             return str(self._script[self.answered]["says"]), False
         return THANKS, True
+
+
+def _is_line(line: Any) -> bool:
+    return (
+        isinstance(line, Mapping) and isinstance(line.get("says"), str) and isinstance(line.get("facts", {}), Mapping)
+    )

@@ -14,7 +14,7 @@ from typing import Any, Self
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task
 from verigym.tasks.worlds.store import Place, Store, Tables, Touched
-from verigym.tasks.worlds.tool import Tool
+from verigym.tasks.worlds.tool import Tool, failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,25 @@ class World:
 
     A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
     what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
-    if not all. A subclass with a coroutine function, or with a tool that is named like a part of this class, raises
-    TypeError.
+    if not all. A subclass with a coroutine function, a public static or class method, or a tool that is named like a
+    part of this class, raises TypeError.
     """
 
     def __init_subclass__(cls) -> None:
         for name, function in vars(cls).items():
             if not name.startswith("_") and name in {*vars(World), "store", "events", "offered"}:
                 raise TypeError(f"{cls.__name__}: no tool can be named '{name}', which is a part of every world")
+            if not name.startswith("_") and isinstance(function, staticmethod | classmethod):
+                raise TypeError(f"{cls.__name__}: '{name}' must be a plain method, as it is a tool of one world")
             if inspect.iscoroutinefunction(function):
                 raise TypeError(f"{cls.__name__}: '{name}' must be written with def, as a world waits for nothing")
 
     def __init__(self, state: Tables, offered: Collection[str] | None = None) -> None:
         self.store = Store(state)
         self.events: list[Event] = []
+        for name in offered or ():
+            if name not in self.tools():
+                raise UnknownNameError.of(f"tool of {type(self).__name__} named", str(name), self.tools())
         self.offered = tuple(name for name in self.tools() if offered is None or name in offered)
 
     @classmethod
@@ -72,7 +77,7 @@ class World:
         try:
             result, failed = self._result(name, arguments), False
         except ValueError as error:
-            result, failed = f"error: {error}", True
+            result, failed = failure(name, error), True
         done = self.store
         if failed:
             self.store = before
