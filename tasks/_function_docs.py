@@ -53,6 +53,8 @@ def read_docs(given: Any) -> list[Doc]:
             raise TaskDataError("a function document must be an object with 'name' and 'parameters'")
         if not isinstance(parameters, dict) or not isinstance(parameters.get("properties", {}), dict):
             raise TaskDataError(f"the parameters of the function '{doc['name'][:80]}' have no object 'properties'")
+        if not isinstance(required(doc), Sequence) or not all(isinstance(name, str) for name in required(doc)):
+            raise TaskDataError(f"the parameters of the function '{doc['name'][:80]}' have no list of names 'required'")
     return list(given)
 
 
@@ -87,11 +89,13 @@ def tool_schema(doc: Doc) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "parameters": parameters}}
 
 
-def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(given: Any) -> dict[str, Any]:
     """A schema with JSON's types for BFCL's; what says nothing to JSON schema is left as it is."""
+    if not isinstance(given, dict):
+        raise TaskDataError(f"a function document has {str(given)[:40]!r} where a schema must be")
     schema = {key: value for key, value in given.items() if key not in ("type", "optional")}
     if "type" in given:
-        if given["type"] not in JSON_TYPE:
+        if not isinstance(given["type"], str) or given["type"] not in JSON_TYPE:
             raise TaskDataError(f"a function document has the type {str(given['type'])[:40]!r}, which is unknown")
         schema |= {"type": JSON_TYPE[given["type"]]} if JSON_TYPE[given["type"]] else {}
     if isinstance(given.get("properties"), dict):
@@ -217,8 +221,10 @@ def fault(asked: Sequence[AskedCall], docs: Sequence[Doc]) -> str:
 
 def may_be_empty(name: str, doc: Doc) -> bool:
     """Whether "" among an argument's allowed values is a value: of a text that must be given, or defaults to it."""
-    schema = properties(doc).get(name, {})
-    is_text = JSON_TYPE.get(schema.get("type", "any"), "") in ("string", "")
+    schema = properties(doc).get(name)
+    if not isinstance(schema, dict):
+        return False
+    is_text = JSON_TYPE.get(str(schema.get("type", "any")), "") in ("string", "")
     return is_text and (name in required(doc) or schema.get("default") == "")
 
 

@@ -84,7 +84,8 @@ def load(split: str = "test", source: str | os.PathLike[str] | None = None, *, c
     if category in _OPPOSITES:
         tasks = _paired(tasks, place, _OPPOSITES[category], left_out)
     if not tasks:
-        raise TaskDataError(f"bfcl/{category}: {source or HUB_ID} holds no rows; give another source")
+        why = f" that can be used ({left_out[0]})" if left_out else ""
+        raise TaskDataError(f"bfcl/{category}: {source or HUB_ID} holds no rows{why}; give another source")
     return TaskSet(tasks, name=f"bfcl/{category}", split=split, left_out=left_out)
 
 
@@ -109,7 +110,7 @@ def _odds(task: Task) -> float:
 
 def _share(allowed: Sequence[Any], schema: Mapping[str, Any]) -> float:
     """The share of the values that an argument's schema names that are allowed."""
-    boolean = JSON_TYPE.get(schema.get("type", "")) == "boolean"
+    boolean = JSON_TYPE.get(str(schema.get("type"))) == "boolean"
     named: Sequence[Any] = schema.get("enum") or ([True, False] if boolean else [])
     return sum(1 for value in named if value in allowed) / max(1, len(named))
 

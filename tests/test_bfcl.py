@@ -147,6 +147,8 @@ def test_irrelevance_is_paired_with_rows_that_can_be_answered(folder):
         ({}, [{"geo.area": {"sides": 3}}], "must list the values of each argument"),
         ({"function": [{"name": "f"}]}, TRUTH, "must be an object with 'name' and 'parameters'"),
         ({"function": [{"name": "f", "parameters": {"properties": {"x": {"type": "strnig"}}}}]}, TRUTH, "'strnig'"),
+        ({"function": [{"name": "f", "parameters": {"properties": {"x": {"type": ["null"]}}}}]}, TRUTH, "['null']"),
+        ({"function": [{"name": "f", "parameters": {"properties": {"x": 5}}}]}, TRUTH, "'5' where a schema must be"),
         ({"function": [AREA, {**AREA, "name": "geo_area"}]}, TRUTH, "two of its functions have one name"),
     ],
 )
@@ -158,6 +160,9 @@ def test_a_bad_row_is_left_out_and_said(folder, changes, truth, why):
     [line] = env.tasks.left_out
     assert "simple_python.jsonl: row 2: s1 is a bad row: " in line
     assert why in line
+    write(folder / "simple_python.jsonl", question("s1", **changes))
+    with pytest.raises(TaskDataError, match=r"no rows that can be used \(.*s1 is a bad row"):
+        gym.make(ENV, source=str(folder))
 
 
 @pytest.mark.parametrize(
