@@ -115,6 +115,15 @@ def test_calls_are_assigned_in_the_best_way_and_by_bfcl_greedily():
     assert twice.reason == "two of its calls are one and the same of those that are asked for"
 
 
+def test_where_bfcls_checker_fails_on_one_of_several_calls_nothing_is_accepted():
+    f = doc(x={"type": "array", "items": {"type": "integer"}})
+    target = [{"f": {"x": [[1], 5, ""]}}, {"f": {"x": [[2]]}}]  # it fails on a list beside the 5
+    assert judge(calls({}, {"x": [2]}), target, f, policy="bfcl").reward == 1
+    assert judge(calls({"x": [2]}, {}), target, f, policy="bfcl").reward == 0
+    two = [{"f": {"x": [1]}}, {"g": {"x": [2]}}]  # of one function given, the second is another
+    assert judge(calls({"x": 1}, {"x": 2}), two, doc(x="integer"), policy="bfcl").reward == 0
+
+
 def test_many_calls_that_fit_one_another_are_assigned_at_once():
     target = [{"f": {"x": list(range(size))}} for size in range(1, 31)]
     made = calls(*({"x": number} for number in reversed(range(30))))
@@ -220,6 +229,7 @@ def test_source_texts_that_are_slow_to_search_are_not_searched():
         ("[1, 2]", [[1, 2]], "array", "integer", "javascript"),
         ("new Array('a', \"b\")", [["a", "b"]], "array", "String", "javascript"),
         ("[[1, 2], [3]]", [[[1, 2], [3]]], "array", "array", "javascript"),
+        ("[[1], [[2]]", [[[1], ["[2"]]], "array", "array", "javascript"),
         ("{'a': 'v', n: [1, 2], on: true}", [{"a": ["v"], "n": [[1, 2]], "on": [True]}], "dict", None, "javascript"),
     ],
 )  # fmt: skip
@@ -284,6 +294,7 @@ def test_a_bad_row_earns_no_0_in_silence(target, why):
         (["f(x=" + "(" * 5000 + "1)"], [doc(x="integer")], "not a call of literals"),
         ([], [{"name": "f"}], "must be an object with 'name' and 'parameters'"),
         ([], "f", "must be a list of documents"),
+        ([], [{"name": "f", "parameters": {"required": 5}}], "no list of names 'required'"),
     ],
 )
 def test_what_is_no_ground_truth_is_refused(target, tools, why):

@@ -60,23 +60,31 @@ def problem(calls: Sequence[ToolCall], asked: Sequence[AskedCall], docs: Sequenc
     if len(calls) != len(asked):
         return f"it makes {len(calls)} calls where {len(asked)} are asked for"
     spoken = spoken or language(docs)
+    try:
+        if len(asked) == 1:
+            doc = docs[0] if len(docs) == 1 else find_doc(docs, asked[0].name)
+            return _call_problem(calls[0], asked[0], doc, spoken)
+        return _unordered_problem(calls, asked, docs, spoken)
+    except _FAILURES:
+        return "the official checker itself fails on it"
+
+
+def _unordered_problem(calls: Sequence[ToolCall], asked: Sequence[AskedCall], docs: Sequence[Doc], spoken: str) -> str:
     left = list(calls)
     for call in asked:
-        doc = docs[0] if len(docs) == 1 else find_doc(docs, call.name)
-        problems = [_call_problem(made, call, doc, spoken) for made in left]
-        if all(problems):
-            return problems[0] if len(asked) == 1 else "no call made is one of those that are asked for"
-        del left[problems.index("")]
+        doc = find_doc(docs, call.name)
+        fits = (index for index, made in enumerate(left) if not _call_problem(made, call, doc, spoken))
+        index = next(fits, None)  # those behind the first that fits are not looked at
+        if index is None:
+            return "no call made is one of those that are asked for"
+        del left[index]
     return ""
 
 
 def _call_problem(made: ToolCall, asked: AskedCall, doc: Doc | None, spoken: str) -> str:
     if doc is None or made.name != doc["name"]:
         return f"it calls '{made.name[:80]}', which is not asked for"
-    try:
-        return _arguments_problem(made.arguments, asked.allowed, doc, spoken)
-    except _FAILURES:
-        return "the official checker itself fails on it"
+    return _arguments_problem(made.arguments, asked.allowed, doc, spoken)
 
 
 def _arguments_problem(given: Mapping[str, Any], allowed: Mapping[str, Any], doc: Doc, spoken: str) -> str:

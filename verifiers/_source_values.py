@@ -109,7 +109,8 @@ def javascript_value(text: str, kind: str, inner: str | None = None) -> Any:
 
 def _javascript_array(text: str, inner: str | None) -> Any:
     if rows := _JS_ARRAYS.match(text):
-        pieces = [piece.strip().removeprefix("[") for piece in re.findall(r"\[(.*?)\]", rows[0])]
+        first, *others = (piece.strip() for piece in re.findall(r"\[(.*?)\]", rows[0]))
+        pieces = [first.removeprefix("["), *others]
         return [[_javascript_guess(item) for item in piece.split(",")] for piece in pieces]
     found = _JS_ARRAY.match(text)
     if not found:
