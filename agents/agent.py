@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from verigym.agents.chat import Chat
-from verigym.agents.engines.engine import Engine, Request, Sampling
+from verigym.agents.engines.engine import Engine, Request, Sampling, first_line
 from verigym.agents.episode import derive_seed
 from verigym.agents.lora import ADAPTER, checkpoint_state, has_adapter, save_adapter
 from verigym.tasks.errors import ConfigError, EngineError
@@ -88,7 +88,7 @@ def load_checkpoint(kind: Any, path: str | Path, *, dtype: torch.dtype = torch.f
         with without_progress_bars():
             return kind.from_pretrained(str(path), dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"cannot load a model from '{path}': {_first_line(error)}") from error
+        raise ConfigError(f"cannot load a model from '{path}': {first_line(error)}") from error
 
 
 def save_checkpoint(path: str | Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
@@ -120,7 +120,7 @@ def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
         config = AutoConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot load a tokenizer from '{path}': {_first_line(error)}") from error
+        raise ConfigError(f"cannot load a tokenizer from '{path}': {first_line(error)}") from error
     eos = config.eos_token_id
     with contextlib.suppress(OSError):  # a checkpoint need not have a generation config
         eos = GenerationConfig.from_pretrained(str(path)).eos_token_id or eos
@@ -132,7 +132,3 @@ def _require_checkpoint(path: str | Path) -> None:
     looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
     if (looks_local or Path(path).exists()) and not (Path(path).expanduser() / "config.json").is_file():
         raise ConfigError(f"no model at '{path}': a checkpoint is a folder with a config.json, or a hub id (org/name)")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -183,7 +183,7 @@ class _Collection:
                 env.close()
                 raise EnvClosedError("the episode was given up while its environment was made")
             live.env = env
-            observation, info = env.reset(seed=plan.seed, options=_reset_options(env, plan))
+            observation, info = env.reset(seed=plan.seed, options=reset_options(env, plan))
             messages_of(observation, info)
             live.remember(env)
             return env, observation, info
@@ -204,7 +204,7 @@ class _Collection:
             reward, terminated, truncated, info, new = call.result
             live.answered(reward, new, terminated or truncated)
             if terminated or truncated:
-                verdict = info.get("verdict") or _verdict_of(sum(turn.reward for turn in live.turns))
+                verdict = info.get("verdict") or verdict_of(sum(turn.reward for turn in live.turns))
                 self._end(live, live.episode(verdict, live.truncation(info) if truncated else None))
                 return
         request = live.request(self.owner.agent)
@@ -267,13 +267,14 @@ def demonstrations(chat: Chat, specs: Sequence[EnvSpec], plans: Sequence[Plan]) 
     return episodes
 
 
-def _reset_options(env: Env, plan: Plan) -> dict[str, Any] | None:
+def reset_options(env: Env, plan: Plan) -> dict[str, Any] | None:
+    """How an environment is told where the planned episode starts."""
     if plan.start is not None:
         return {"snapshot": plan.start.snapshot}
     return {"task": plan.task_id} if hasattr(env.unwrapped, "tasks") else None
 
 
-def _verdict_of(total: float) -> Verdict:
+def verdict_of(total: float) -> Verdict:
     """The verdict on an environment that gives rewards and no verdict."""
     outcome = Outcome.CORRECT if total > 0 else Outcome.WRONG
     return Verdict(total, outcome, f"the environment's rewards sum to {total:g}")

@@ -61,6 +61,10 @@ class EngineError(VerigymError):
     """A rollout engine that refuses a model or a request."""
 
 
+class EndpointError(VerigymError):
+    """An endpoint that cannot be reached, refuses, or answers something else than a turn."""
+
+
 class SyncError(VerigymError):
     """A rollout engine that does not follow the learner's weights."""
 

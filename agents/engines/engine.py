@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,10 +62,58 @@ class Generation:
     stop_reason: StopReason
 
 
+def layer_of(name: str) -> str:
+    """The part of a model that is sent whole, because engines fuse tensors within it: a layer, or a lone tensor."""
+    numbered = re.match(r".*?\.\d+(?=\.)", name)
+    return numbered[0] if numbered else name
+
+
+class WholeLayers:
+    """The tensors of a model, for engines that fuse those of a layer and cannot take a part of them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+
+    def check(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Passes tensors on. Raises EngineError for one that is unknown, and at the end if a part of a layer lacks."""
+        missing: dict[str, set[str]] = {}
+        for name, tensor in tensors:
+            refuse_unknown(name, self._names)
+            layer = layer_of(name)
+            if layer not in missing:
+                missing[layer] = {other for other in self._names if layer_of(other) == layer}
+            missing[layer].discard(name)
+            yield name, tensor
+        for layer, names in missing.items():
+            if names:
+                raise EngineError(f"an update has a part of '{layer}' and lacks '{min(names)}'; send layers whole")
+
+
+def refuse_unknown(name: str, names: Container[str]) -> None:
+    """Raises EngineError for a tensor that the rollout model does not have."""
+    if name not in names:
+        raise EngineError(f"the rollout model has no tensor '{name}'")
+
+
+def refuse_impossible(request: Request, max_context: int) -> None:
+    """Raises EngineError for a request that can never run."""
+    total = len(request.token_ids) + request.sampling.max_new_tokens
+    if not request.token_ids or request.sampling.max_new_tokens < 1:
+        raise EngineError(f"request {request.id} has no prompt, or may draw no token")
+    if total > max_context:
+        raise EngineError(f"request {request.id} needs {total} tokens of context; the model has {max_context}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of somebody else says, in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 class Engine(ABC):
     """Generates with continuous batching: requests join and leave at any step. Driven by one thread."""
 
     version: int = 0
+    whole_layers: bool = False  # an update that has a tensor of a layer (`layer_of`) must have all of it
 
     @abstractmethod
     def submit(self, request: Request) -> None:
@@ -88,7 +137,16 @@ class Engine(ABC):
 
     @abstractmethod
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes full named tensors (some or all). Running requests go on with recomputed KV caches."""
+        """Takes full named tensors, all or some. Running requests go on with recomputed KV caches.
+
+        Raises EngineError for a tensor that the model does not have.
+        """
+
+    def sleep(self) -> None:
+        """Gives its memory to the learner, as far as it can, until `wake`; does nothing while requests are pending."""
+
+    def wake(self) -> None:
+        """Takes its memory back, and has the weights that it had."""
 
     @property
     @abstractmethod

@@ -16,17 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verigym.agents.attention import PackedLayout
-from verigym.agents.engines.engine import Engine, Request, Sampling
+from verigym.agents.engines.engine import Engine, Request, Sampling, layer_of
 from verigym.agents.learners.losses import token_logprobs
 from verigym.agents.lora import Weight, checkpoint_weights
 from verigym.tasks.errors import SyncError
 
-# The engine must follow the learner's change to this part of it.
-_TOLERANCE = 0.2
 # A slope whose standard error is larger proves nothing.
 _STANDARD_ERROR = 0.05
 # The engine may stray by so many times the noise between the two.
 _NOISE_MARGIN = 6.0
+# Tokens of a prompt that an engine should have cached: more than the largest block of a paged cache.
+_CACHED = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,19 @@ class _Scores:
 
 @dataclass(frozen=True, slots=True)
 class _Precision:
-    """How well two implementations of one model agree: `noise` at least, `gap` at most, in nats per token."""
+    """How well two implementations of one model agree: `noise` at least, `gap` at most, in nats per token.
+
+    The engine must follow the learner's change to within the part `tolerance` of it: rounded weights move by rounded
+    steps, exact ones as the learner's.
+    """
 
     noise: float
     gap: float
+    tolerance: float
 
 
-_EXACT, _ROUNDED = _Precision(noise=2e-6, gap=1e-3), _Precision(noise=1e-2, gap=0.5)
+_EXACT = _Precision(noise=2e-6, gap=1e-3, tolerance=0.01)
+_ROUNDED = _Precision(noise=1e-2, gap=0.5, tolerance=0.2)
 
 
 class WeightSync:
@@ -95,6 +101,7 @@ class WeightSync:
         Returns the names of tensors that cannot be proven, because the learner's own scores do not depend on them
         (an expert that no probe token is routed to): with full attention and dense layers there are none.
         """
+        self._resend_layers()
         few = self.probes[:2]  # enough for nearly all tensors, at a fraction of the cost
         few_before, before = self._score(few), self._score(self.probes)
         unseen = [
@@ -143,26 +150,48 @@ class WeightSync:
         try:
             for tensor in part:
                 _add_noise(tensor, by)
-            self.engine.update_weights([(weight.name, weight.value())], self.engine.version)
+            self._send_part(weight)
             yield
         finally:
             with torch.no_grad():
                 for tensor, before in zip(part, kept, strict=True):
                     tensor.copy_(before)
-            self.engine.update_weights([(weight.name, weight.value())], self.engine.version)
+            self._send_part(weight)
+
+    def _send_part(self, weight: Weight) -> None:
+        """Sends a weight alone, or with its layer where the engine cannot take it alone."""
+        part = self._layers[layer_of(weight.name)] if self.engine.whole_layers else [weight]
+        self.engine.update_weights(((one.name, one.value()) for one in part), self.engine.version)
+
+    def _resend_layers(self) -> None:
+        """Sends layer by layer what the engine has already; a fault in one would else bear another tensor's name."""
+        for layer, weights in self._layers.items() if self.engine.whole_layers else ():
+            before = self._score(self.probes)
+            self._send_part(weights[0])
+            moved = _norm(self._score(self.probes).engine - before.engine)
+            if not moved < self._precision.noise * _NOISE_MARGIN:
+                raise SyncError(
+                    f"the engine does not take '{layer}': sent again, it moved the scores by {moved:.2g} nats"
+                )
+
+    @property
+    def _layers(self) -> dict[str, list[Weight]]:
+        """The weights by the part of the model that engines fuse tensors of."""
+        found: dict[str, list[Weight]] = {}
+        for weight in self.weights:
+            found.setdefault(layer_of(weight.name), []).append(weight)
+        return found
 
     def _prove_caches(self) -> None:
         """Plays turns before and after an update: those after it must have the scores of the new weights."""
         embedding = self.model.get_input_embeddings().weight
         weight = next(weight for weight in self.weights if weight.tensor is embedding)
-        half, sampling = len(self.probes[0]) // 2, Sampling(4)
+        sampling, room = Sampling(4), self.engine.max_context - len(self.probes[0]) - 8
+        begun = [(probe * _CACHED)[: min(_CACHED, room)] for probe in self.probes]
         with self._perturbed(weight, [embedding], 1.0):
-            requests = [Request(i, i, probe[:half], i, sampling) for i, probe in enumerate(self.probes)]
-            turns = self.engine.run(requests)
-        played = [
-            [*probe[:half], *turn.token_ids, *probe[half:]] for probe, turn in zip(self.probes, turns, strict=True)
-        ]
-        prompts = [*played, *(probe[:half] for probe in self.probes)]  # a second turn of each episode, and new ones
+            turns = self.engine.run([Request(i, i, ids, i, sampling) for i, ids in enumerate(begun)])
+        played = [[*ids, *turn.token_ids, *probe] for ids, turn, probe in zip(begun, turns, self.probes, strict=True)]
+        prompts = [*played, *begun]  # a second turn of each episode, and new ones
         turns = self.engine.run([Request(i, i, ids, i, sampling) for i, ids in enumerate(prompts)])
         for episode in range(len(prompts)):
             self.engine.release(episode)
@@ -182,7 +211,8 @@ class WeightSync:
         # Both versions have noise, hence the root of 2.
         proven = 2**0.5 * noise <= _STANDARD_ERROR * size * len(change) ** 0.5
         slope = float(change @ followed / (change @ change)) if proven else 1.0
-        if not (abs(slope - 1) < _TOLERANCE and astray < _TOLERANCE * size + _NOISE_MARGIN * noise):
+        tolerance = self._precision.tolerance if proven else _ROUNDED.tolerance
+        if not (abs(slope - 1) < tolerance and astray < tolerance * size + _NOISE_MARGIN * noise):
             raise SyncError(
                 f"{fault}: its scores moved {slope:.2f} times the learner's, "
                 f"and {astray:.2g} nats beside a change of {size:.2g}"

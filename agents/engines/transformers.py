@@ -15,11 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verigym.agents.attention import Layout, PackedLayout, install
-from verigym.agents.engines.engine import Engine, Generation, Request, StopReason
+from verigym.agents.engines.engine import (
+    Engine,
+    Generation,
+    Request,
+    StopReason,
+    refuse_impossible,
+    refuse_unknown,
+)
 from verigym.agents.engines.kv_cache import Joint, NewPrompts, NextTokens, Parked, Prompt, Prompts, SlotCache
 from verigym.agents.engines.sampling import draw, uniforms
 from verigym.agents.learners.losses import token_logprobs
-from verigym.tasks.errors import EngineError
 
 
 @dataclass(eq=False, slots=True)
@@ -91,11 +97,7 @@ class TransformersEngine(Engine):
     # The contract.
 
     def submit(self, request: Request) -> None:
-        total = len(request.token_ids) + request.sampling.max_new_tokens
-        if not request.token_ids or request.sampling.max_new_tokens < 1:
-            raise EngineError(f"request {request.id} has no prompt, or may draw no token")
-        if total > self.max_context:
-            raise EngineError(f"request {request.id} needs {total} tokens of context; the model has {self.max_context}")
+        refuse_impossible(request, self.max_context)
         draws = uniforms(request.seed, request.sampling.max_new_tokens)
         paused = self._paused.get(request.episode_id)
         if paused and not _begins(request.token_ids, paused.ids):
@@ -151,8 +153,7 @@ class TransformersEngine(Engine):
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         for name, tensor in tensors:
-            if name not in self._weights:
-                raise EngineError(f"the rollout model has no tensor '{name}'")
+            refuse_unknown(name, self._weights)
             self._weights[name].copy_(tensor)
         self.version = version
         # Keys and values of older weights must not meet the new ones: everything is computed again from the ids.

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from verigym.agents.engines.config import EngineConfig
 from verigym.agents.learners.config import GRPOConfig, LoRAConfig, PolicyConfig, PPOConfig
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, UnknownNameError
@@ -66,6 +67,11 @@ class TrainConfig:
     """End the run when an evaluation's pass rate reaches this."""
     checkpoint_every: int = 10
     """Write a checkpoint after every so many steps, and at the end."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """What plays the episodes."""
+    max_drift: float = 0.1
+    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's that stops the run; with a
+    correction in the learner's settings it goes on, with importance weights."""
     slots: int = 256
     """Requests that the rollout engine runs at a time."""
     concurrency: int = 512
@@ -105,6 +111,10 @@ class TrainConfig:
             raise ConfigError("stop_at needs evaluations: set eval_every")
         if not self.env_timeout > 0 or not 0 <= self.max_infra_error_rate <= 1:
             raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
+        if not self.max_drift > 0:
+            raise ConfigError(f"max_drift must be above 0, not {self.max_drift}")
+        if self.deterministic and self.engine.kind != "transformers":
+            raise ConfigError("deterministic needs engine.kind transformers: vLLM does not promise the same bits")
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
         alone = self.grpo.advantages in ("reinforce++", "turn_fork")

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
+from verigym.agents.agent import LocalAgent, load_chat, resolve_device
 from verigym.agents.collect import Collector
-from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.conversation import converse
+from verigym.agents.endpoint import EndpointAgent
+from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.make import make_engine
 from verigym.agents.episode import Episode, mean_reward
 from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
@@ -46,6 +49,7 @@ def play(
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 1024,
+    engine: EngineConfig = EngineConfig(),  # noqa: B008 - it is frozen
     slots: int = 256,
     deterministic: bool = False,
     device: str = "auto",
@@ -55,15 +59,24 @@ def play(
     _, chat = load_chat(model)
     device = resolve_device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    engine = TransformersEngine(load_model(model, dtype=dtype, device=device), slots=slots)
-    agent = LocalAgent(chat, engine, temperature=temperature, max_new_tokens=max_new_tokens)
+    player = make_engine(engine, model, dtype=dtype, device=device, slots=slots)
+    agent = LocalAgent(chat, player, temperature=temperature, max_new_tokens=max_new_tokens)
     with Interrupts() as interrupts:
         collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
         try:
             return collector.collect(plans)
         finally:
             collector.close()
-            engine.close()
+            player.close()
+
+
+def play_endpoint(
+    agent: EndpointAgent, spec: EnvSpec, *, tasks: int | None = None, seed: int = 0, concurrency: int = 64
+) -> list[Episode]:
+    """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
+    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
+    with Interrupts() as interrupts:
+        return converse(agent, [spec], plans, concurrency=concurrency, interrupted=lambda: interrupts.requested)
 
 
 def summarise(episodes: Sequence[Episode]) -> Evaluation:

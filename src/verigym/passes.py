@@ -15,10 +15,11 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
+from verigym.agents.agent import LocalAgent, load_chat, resolve_device
 from verigym.agents.chat import Chat
 from verigym.agents.collect import Collector
-from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.make import make_engine
 from verigym.agents.episode import Episode, derive_seed
 from verigym.agents.learners.pairs import Pair
 from verigym.config import OfflineConfig, build, to_plain
@@ -197,7 +198,7 @@ def play_groups(config: OfflineConfig, chat: Chat) -> list[Episode]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     sampler = TaskSampler(config.envs, config.seed)
     plans, _ = sampler.plan(sampler.start, config.tasks, config.samples)
-    engine = TransformersEngine(load_model(config.model, dtype=dtype, device=device), slots=config.slots)
+    engine = make_engine(EngineConfig(), config.model, dtype=dtype, device=device, slots=config.slots)
     agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
     with Interrupts() as interrupts:
         collector = Collector(agent, config.envs, deterministic=True, interrupted=lambda: interrupts.requested)

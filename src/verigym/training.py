@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device, save_checkpoint
 from verigym.agents.collect import Collector
-from verigym.agents.engines.sync import SyncReport, WeightSync
-from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.episode import Episode, Plan, Truncation, mean_reward
+from verigym.agents.engines.make import make_engine
+from verigym.agents.engines.sync import WeightSync
+from verigym.agents.episode import Episode, Plan
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.policy import PolicyLearner
 from verigym.agents.learners.ppo import PPO
@@ -27,6 +26,7 @@ from verigym.display import Display
 from verigym.evaluation import Evaluation, summarise
 from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
+from verigym.metrics import Times, episode_metrics, refuse_drift, sync_metrics
 from verigym.run_folder import RunFolder
 from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
@@ -92,7 +92,7 @@ class Trainer:
         self.tokenizer, chat = load_chat(source)
         self.model = load_policy(config, self.folder, device, resume=state is not None)
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
-        engine = TransformersEngine(load_model(source, dtype=engine_dtype, device=device), slots=config.slots)
+        engine = make_engine(config.engine, source, dtype=engine_dtype, device=device, slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
@@ -130,20 +130,19 @@ class Trainer:
         try:
             self._after_step()
             while self.step < config.steps and not self._reached():
-                step, times = self.step, _Times()
+                step, times = self.step, Times()
                 collected = self._collect()
                 times.mark("collect")
-                learnt = [*collected.used, *collected.forks]
-                metrics = self.learner.update(learnt, self.learner.advantages(learnt))
+                metrics = self._learn([*collected.used, *collected.forks])
                 times.mark("update")
                 report = self.sync.send(step + 1)
                 times.mark("sync")
                 self.folder.write_episodes(step + 1, [*collected.played, *collected.forks])
                 self.step, self.position = step + 1, collected.position
-                played = {**_episode_metrics(collected.played), **self.learner.statistics(collected.played)}
+                played = {**episode_metrics(collected.played), **self.learner.statistics(collected.played)}
                 played |= collected.shares
                 played["unlocked_envs"] = len(config.envs) if self.unlocked is None else self.unlocked
-                self._log(step + 1, {**played, **metrics, **_sync_metrics(report), **times.seconds})
+                self._log(step + 1, {**played, **metrics, **sync_metrics(report), **times.seconds})
                 self._promote(collected)
                 self._after_step()
         except RunInterrupted:
@@ -153,6 +152,14 @@ class Trainer:
             ) from None
         self._save()
         self.folder.plot()
+
+    def _learn(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """The learner's step, while the engine gives it its memory."""
+        self.agent.engine.sleep()
+        metrics = self.learner.update(episodes, self.learner.advantages(episodes))
+        self.agent.engine.wake()
+        refuse_drift(metrics, self.config, self.step + 1)
+        return metrics
 
     def _collect(self) -> _Collected:
         """The step's groups; with dynamic sampling, further ones in the place of those that teach nothing."""
@@ -351,19 +358,6 @@ class _Collected:
         }
 
 
-class _Times:
-    """Seconds between marks, as metrics `time/...`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def mark(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[f"time/{name}"] = now - self._last
-        self._last = now
-
-
 def _policy_token_budget(config: TrainConfig) -> int:
     """The most policy tokens an episode can have, over all environments (Lmax of the dr_grpo reduction)."""
     limits = []
@@ -375,23 +369,3 @@ def _policy_token_budget(config: TrainConfig) -> int:
         whole = per_turn * getattr(budget, "turns", 1)
         limits.append(min(whole, getattr(budget, "tokens_per_episode", None) or whole))
     return max(limits)
-
-
-def _episode_metrics(episodes: Sequence[Episode]) -> dict[str, Any]:
-    judged = [episode for episode in episodes if not math.isnan(episode.reward)]
-    tokens = [episode.num_policy_tokens for episode in episodes]
-    return {
-        "reward": mean_reward(episodes),
-        "pass_rate": float(np.mean([e.verdict.outcome is Outcome.CORRECT for e in judged])) if judged else math.nan,
-        "episodes": len(episodes),
-        "infra_errors": len(episodes) - len(judged),
-        "truncated_share": float(np.mean([episode.truncated for episode in episodes])),
-        **{f"truncated/{why}": float(np.mean([e.truncation is why for e in episodes])) for why in Truncation},
-        "turns": float(np.mean([len(episode.turns) for episode in episodes])),
-        "policy_tokens": int(sum(tokens)),
-        "policy_tokens_per_episode": float(np.mean(tokens)),
-    }
-
-
-def _sync_metrics(report: SyncReport) -> dict[str, Any]:
-    return {"sync/version": report.version, "sync/slope": report.slope, "sync/proven": float(report.proven)}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from verigym.agents.engines.config import EngineConfig
 from verigym.commands._arguments import key_values
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from verigym.agents.episode import Episode
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Evaluate:
     """Measure a model's pass rate: one episode per task, 95 % confidence interval (Wilson)."""
 
     model: str
-    """Checkpoint: a folder or a hub id."""
+    """Checkpoint: a folder or a hub id; of an endpoint, the model's name there."""
     env: str
     """Gymnasium id, such as verigym/GSM8K-v0."""
     tasks: int | None = None
@@ -38,8 +43,12 @@ class Evaluate:
     """Seed of episodes and sampling."""
     deterministic: bool = False
     """Lockstep: the same seed gives the same episodes to the bit."""
+    endpoint: str | None = None
+    """Address of an OpenAI-compatible endpoint that plays, such as http://localhost:8000; OPENAI_API_KEY is its key."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """What plays the episodes."""
     slots: int = 256
-    """Requests that the engine runs at a time."""
+    """Requests that the engine runs, or the endpoint gets, at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model lives."""
     output: str | None = None
@@ -61,19 +70,9 @@ class Evaluate:
                 Path(self.output).touch()
             except OSError as error:
                 raise ConfigError(f"cannot write '{self.output}': {error.strerror}") from error
-        from verigym.evaluation import play, summarise
+        from verigym.evaluation import summarise
 
-        episodes = play(
-            self.model,
-            spec,
-            tasks=self.tasks,
-            seed=self.seed,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-            slots=self.slots,
-            deterministic=self.deterministic,
-            device=self.device,
-        )
+        episodes = self._play(spec)
         result = summarise(episodes)
         if self.output:
             lines = (json.dumps(episode.to_json(), ensure_ascii=True) + "\n" for episode in episodes)
@@ -83,3 +82,34 @@ class Evaluate:
             print(f"{result.infra_errors} episodes could not be judged and are left out")
         print(json.dumps(asdict(result)))
         return 0
+
+    def _play(self, spec: EnvSpec) -> list[Episode]:
+        from verigym.agents.endpoint import EndpointAgent
+        from verigym.evaluation import play, play_endpoint
+
+        if self.endpoint is None:
+            return play(
+                self.model,
+                spec,
+                tasks=self.tasks,
+                seed=self.seed,
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+                engine=self.engine,
+                slots=self.slots,
+                deterministic=self.deterministic,
+                device=self.device,
+            )
+        if self.deterministic or self.engine != EngineConfig():
+            raise ConfigError(
+                "an endpoint has an engine of its own and promises no bits: leave out engine and deterministic"
+            )
+        agent = EndpointAgent(
+            self.endpoint,
+            self.model,
+            api_key=os.environ.get("OPENAI_API_KEY"),
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            concurrency=self.slots,
+        )
+        return play_endpoint(agent, spec, tasks=self.tasks, seed=self.seed, concurrency=self.slots)

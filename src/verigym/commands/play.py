@@ -116,13 +116,14 @@ def _line_of_block() -> str:
 def _model(path: str, env: TextEnv, seed: int) -> Player:
     import torch
 
-    from verigym.agents.agent import LocalAgent, load_chat, load_model
-    from verigym.agents.engines.transformers import TransformersEngine
+    from verigym.agents.agent import LocalAgent, load_chat
+    from verigym.agents.engines.config import EngineConfig
+    from verigym.agents.engines.make import make_engine
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     _, chat = load_chat(path)
     limit = env.budget.tokens_per_turn or 1024
-    engine = TransformersEngine(load_model(path, device=device), slots=1)
+    engine = make_engine(EngineConfig(), path, dtype=torch.float32, device=device, slots=1)
     return LocalAgent(chat, engine, max_new_tokens=limit, seed=seed).act
 
 

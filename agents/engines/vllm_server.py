@@ -1,0 +1,279 @@
+"""A running `vllm serve` as a rollout backend: token ids over HTTP, and weights through a folder that both see."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from verigym.agents.engines.engine import Engine, Generation, Request, StopReason, WholeLayers, refuse_impossible
+from verigym.agents.engines.vllm import parameter_names, refuse_temperature
+from verigym.tasks.errors import ConfigError, EngineError
+
+START = (
+    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --max-logprobs -1 "
+    "--generation-config vllm --no-async-scheduling"
+)
+_SHARD_BYTES = 1 << 30  # of tensors in memory at a time while an update is written
+_TIMEOUT = 600.0  # seconds without a word from the server
+_WAIT = 0.1  # seconds that a step waits for the next generation
+
+
+class VLLMServerEngine(Engine):
+    """Each request is a connection of its own; the server batches them.
+
+    Weights go by the server's development endpoints: an update is written as safetensors to a temporary folder
+    (TMPDIR says where), which the server must see too, and loaded from there. A server without them plays and
+    scores, but does not learn. An update needs an idle engine.
+
+    Args:
+        url: the server's address.
+        model: the checkpoint that it serves, whose tensors an update may hold.
+        dtype: the server's precision.
+        slots: requests that are open at a time; the others wait.
+
+    Raises EngineError for a server that cannot be reached or that serves no such thing.
+    """
+
+    whole_layers = True
+
+    def __init__(
+        self,
+        url: str,
+        model: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        slots: int = 256,
+        timeout: float = 600.0,
+    ) -> None:
+        address = urlsplit(url if "://" in url else f"http://{url}")
+        if address.scheme != "http" or not address.hostname:
+            raise ConfigError(f"engine.url is an address such as http://localhost:8000, not '{url}'")
+        self.url, self.dtype = f"http://{address.netloc}", dtype
+        self._host, self._port = address.hostname, address.port or 80
+        served = self._call("GET", "/v1/models")["data"][0]
+        self._name, self._limit = str(served["id"]), int(served["max_model_len"])
+        self._layers = WholeLayers(parameter_names(model))
+        self._sends_processed: bool | None = None
+        self._waiting: SimpleQueue[Request | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, Generation | Exception]] = SimpleQueue()
+        self._open: dict[int, http.client.HTTPConnection | None] = {}  # by request; None before it is sent
+        self._lock = threading.Lock()
+        self._slots, self._threads = slots, 0
+
+    # The contract.
+
+    def submit(self, request: Request) -> None:
+        refuse_impossible(request, self.max_context)
+        refuse_temperature(request)
+        if request.sampling.temperature not in (0.0, 1.0):
+            self._require_processed()
+        self._open[request.id] = None
+        if self._threads < min(self._slots, len(self._open)):
+            self._threads += 1
+            threading.Thread(target=self._work, name="verigym-vllm-server", daemon=True).start()
+        self._waiting.put(request)
+
+    def step(self) -> list[Generation]:
+        finished: list[Generation] = []
+        if not self._open:
+            return finished
+        try:
+            finished += self._take(self._done.get(timeout=_WAIT))
+            while True:
+                finished += self._take(self._done.get_nowait())
+        except Empty:
+            return finished
+
+    def cancel(self, request_id: int) -> None:
+        with self._lock:
+            connection = self._open.pop(request_id, None)
+        if connection is not None:
+            _hang_up(connection)  # the server drops a request whose client is gone
+
+    def release(self, episode_id: int) -> None:
+        pass
+
+    def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
+        return [self._score_one([int(token) for token in ids], temperature) for ids in token_ids]
+
+    @torch.no_grad()
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        if self._open:
+            raise EngineError(
+                "a vllm serve takes weights only while no request is open: cancel them, or step to their end"
+            )
+        folder = Path(tempfile.mkdtemp(prefix="verigym-weights-"))
+        try:
+            _write(self._layers.check(tensors), folder)
+            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+            self._call("POST", "/collective_rpc", reload, missing=f"takes no weights: start it as {START}")
+        finally:
+            shutil.rmtree(folder)
+        self._call("POST", "/reset_prefix_cache")
+        self.version = version
+
+    def sleep(self) -> None:
+        """The server keeps its memory: it is not the learner's."""
+
+    @property
+    def pending(self) -> int:
+        return len(self._open)
+
+    @property
+    def max_context(self) -> int:
+        return self._limit
+
+    def close(self) -> None:
+        for request_id in list(self._open):
+            self.cancel(request_id)
+        for _ in range(self._threads):
+            self._waiting.put(None)
+        self._threads = 0
+
+    # Requests.
+
+    def _work(self) -> None:
+        while (request := self._waiting.get()) is not None:
+            connection = self._connect()
+            with self._lock:
+                if request.id not in self._open:
+                    continue  # cancelled
+                self._open[request.id] = connection
+            try:
+                answer = self._ask(connection, "POST", "/v1/completions", self._body(request))
+                self._done.put((request.id, self._generation(request, answer)))
+            except Exception as error:  # whatever it is, `step` raises it in the engine's own thread
+                self._done.put((request.id, error))
+            finally:
+                connection.close()
+
+    def _take(self, done: tuple[int, Generation | Exception]) -> list[Generation]:
+        with self._lock:
+            known = self._open.pop(done[0], False) is not False
+        if isinstance(done[1], Exception):
+            if known:
+                raise done[1]
+            return []
+        return [done[1]] if known else []
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        sampling = request.sampling
+        return self._completion(
+            [int(token) for token in request.token_ids],
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=request.seed,
+            stop_token_ids=list(sampling.stop_token_ids),
+            logprobs=0,
+        )
+
+    def _completion(self, ids: list[int], **changes: Any) -> dict[str, Any]:
+        full_softmax = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        return {
+            "model": self._name,
+            "prompt": ids,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            **full_softmax,
+        } | changes
+
+    def _generation(self, request: Request, answer: Mapping[str, Any]) -> Generation:
+        choice = answer["choices"][0]
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        if choice["finish_reason"] not in tuple(StopReason) or len(ids) != len(logprobs):
+            raise EngineError(f"{self.url} gave up request {request.id}: {choice['finish_reason']}")
+        versions = (self.version,) * len(ids)
+        return Generation(request.id, tuple(ids), tuple(logprobs), versions, StopReason(choice["finish_reason"]))
+
+    def _score_one(self, ids: list[int], temperature: float) -> NDArray[np.float32]:
+        if len(ids) < 2:
+            return np.zeros(0, np.float32)
+        wanted = 0 if temperature == 1.0 else -1
+        body = self._completion(ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted)
+        positions = self._call("POST", "/v1/completions", body)["choices"][0]["prompt_logprobs"][1:]
+        own = np.array([position[str(token)]["logprob"] for position, token in zip(positions, ids[1:], strict=True)])
+        if temperature == 1.0:
+            return own.astype(np.float32)
+        every = [np.array([entry["logprob"] for entry in position.values()]) for position in positions]
+        totals = [np.logaddexp.reduce(values / temperature) for values in every]
+        return np.asarray(own / temperature - np.array(totals), np.float32)
+
+    def _require_processed(self) -> None:
+        """Raises EngineError if the server's log-probabilities do not depend on the temperature."""
+        if self._sends_processed is None:
+            bodies = [self._completion([0], max_tokens=1, temperature=t, seed=0, logprobs=5) for t in (0.5, 2.0)]
+            answers = [self._call("POST", "/v1/completions", body) for body in bodies]
+            cold, hot = (max(answer["choices"][0]["logprobs"]["top_logprobs"][0].values()) for answer in answers)
+            self._sends_processed = cold != hot
+        if not self._sends_processed:
+            raise EngineError(f"the log-probabilities of {self.url} leave out the temperature: start it as {START}")
+
+    # HTTP.
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
+
+    def _call(self, method: str, path: str, body: Any = None, *, missing: str = "") -> Any:
+        """One request and its answer, from the engine's own thread."""
+        connection = self._connect()
+        try:
+            return self._ask(connection, method, path, body, missing=missing)
+        finally:
+            connection.close()
+
+    def _ask(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Any = None, *, missing: str = ""
+    ) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, quote(path), data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
+        if response.status == 404 and missing:
+            raise EngineError(f"{self.url} {missing}")
+        if response.status != 200:
+            raise EngineError(f"{self.url}{path} answered {response.status}: {' '.join(text.decode().split())[:300]}")
+        return json.loads(text) if text.strip() else None
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    """Closes a connection that another thread reads from, which ends the reading."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):  # it is closed already
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _write(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Tensors as files, each of about a gigabyte, so that not all of them are in memory at a time."""
+    for number, shard in enumerate(_shards(tensors)):
+        save_file(shard, folder / f"model-{number:05d}.safetensors")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        # A copy, because files hold no tensors that share memory.
+        shard[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if sum(part.nbytes for part in shard.values()) > _SHARD_BYTES:
+            yield shard
+            shard = {}
+    if shard:
+        yield shard

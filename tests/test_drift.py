@@ -1,0 +1,76 @@
+"""An engine that drifts from the learner: the run stops in that step, or goes on with importance weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from verigym.agents.agent import save_checkpoint
+from verigym.agents.engines.engine import Generation
+from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.tiny import tiny_model, tiny_tokenizer
+from verigym.config import TrainConfig, build
+from verigym.run_folder import RunFolder
+from verigym.tasks.errors import ConfigError, RunError
+from verigym.training import train
+
+DRIFT = 0.3
+
+
+@pytest.fixture
+def drifting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From version 1 on the engine says that its tokens were likelier than they are."""
+    step = TransformersEngine.step
+
+    def drifted(engine: TransformersEngine) -> list[Generation]:
+        by = DRIFT if engine.version else 0.0
+        return [replace(done, logprobs=tuple(value + by for value in done.logprobs)) for done in step(engine)]
+
+    monkeypatch.setattr(TransformersEngine, "step", drifted)
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    tokenizer = tiny_tokenizer()
+    save_checkpoint(folder / "model", tiny_model(len(tokenizer), hidden_size=32, layers=1), tokenizer)
+    values = {
+        "model": str(folder / "model"),
+        "run": str(folder / "run"),
+        "envs": [{"id": "verigym/Arithmetic-v0", "kwargs": {"max_tokens_per_turn": 4}}],
+        "steps": 2,
+        "groups": 2,
+        "group_size": 2,
+        "tensorboard": False,
+    }
+    # An entropy bonus gives every token a loss, however the episodes of a group compare.
+    settings = {"lr": 1e-4, "entropy_coefficient": 1e-3, **changes.pop("grpo", {})}  # type: ignore[dict-item]
+    return build(TrainConfig, {**values, **changes, "grpo": settings})
+
+
+@pytest.mark.usefixtures("drifting")
+def test_drift_beyond_the_limit_stops_the_run_in_its_step(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"in step 2 the engine's log-probabilities are 0\.3 nats .* max_drift 0\.1;"):
+        train(config(tmp_path))
+    assert [row["step"] for row in RunFolder(tmp_path / "run").metrics()] == [1]
+
+
+@pytest.mark.usefixtures("drifting")
+def test_drift_is_measured_in_every_step_and_corrected_where_that_is_asked_for(tmp_path: Path) -> None:
+    first, second = train(config(tmp_path, grpo={"correction": "token"})).metrics
+    assert first["sampler_gap_mean"] < 1e-5
+    assert second["sampler_gap_mean"] == pytest.approx(DRIFT, abs=1e-4)
+    assert second["sync/proven"] == 1.0
+
+
+@pytest.mark.usefixtures("drifting")
+def test_a_higher_limit_lets_a_run_go_on(tmp_path: Path) -> None:
+    assert len(train(config(tmp_path, max_drift=0.5)).metrics) == 2
+
+
+def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="max_drift must be above 0"):
+        config(tmp_path, max_drift=0.0)
+
+
+def test_lockstep_is_refused_for_engines_that_do_not_promise_bits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deterministic needs engine\.kind transformers"):
+        config(tmp_path, deterministic=True, engine={"kind": "vllm"})
