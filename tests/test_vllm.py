@@ -98,6 +98,14 @@ def test_a_group_and_a_second_turn_find_what_was_computed(engine: VLLMEngine) ->
 
 
 @pytest.mark.slow
+def test_more_prompts_than_fit_into_a_forward_wait_for_the_next(engine: VLLMEngine) -> None:
+    requests = [Request(i, i, prompt(1500, i), i, Sampling(2)) for i in range(12)]
+    generations = engine.run(requests)
+    (alone,) = engine.run([requests[11]])
+    assert generations[11].token_ids == alone.token_ids
+
+
+@pytest.mark.slow
 def test_scores_are_computed_beside_running_requests(engine: VLLMEngine) -> None:
     alone = engine.score([prompt(30)])[0]
     requests = [Request(i, i, prompt(9 + i), i, Sampling(1 + 4 * i)) for i in range(3)]

