@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from verigym.agents.agent import save_checkpoint
 from verigym.agents.attention import install
 from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Request, Sampling
@@ -18,7 +19,9 @@ from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.vllm import VLLMEngine
 from verigym.agents.learners.config import LoRAConfig
 from verigym.agents.lora import Weight, add_adapter
-from verigym.agents.tiny import tiny_model
+from verigym.agents.tiny import tiny_model, tiny_tokenizer
+from verigym.envs.mixture import EnvSpec
+from verigym.evaluation import play
 from verigym.tasks.errors import ConfigError, EngineError, SyncError
 
 VOCABULARY = 60
@@ -268,3 +271,16 @@ def test_vllm_follows_every_tensor_and_every_adapter(tmp_path: Path, tied: bool)
         assert sync.prove_each() == ()
         move(model, 1e-2)
         assert sync.send(2).proven
+
+
+@pytest.mark.slow
+def test_an_evaluation_with_vllm_plays_as_one_without(engine: VLLMEngine, tmp_path: Path) -> None:
+    engine.close()
+    tokenizer = tiny_tokenizer()
+    save_checkpoint(tmp_path, tiny_model(len(tokenizer), layers=1), tokenizer)
+    sums = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 8, "split": "test"})
+    ours, theirs = (
+        play(tmp_path, sums, tasks=16, temperature=0.0, engine=EngineConfig(kind)) for kind in ("transformers", "vllm")
+    )
+    same = [one.token_ids.tolist() == other.token_ids.tolist() for one, other in zip(ours, theirs, strict=True)]
+    assert np.mean(same) > 0.9  # a tie may go either way

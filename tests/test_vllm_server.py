@@ -1,9 +1,12 @@
 """A running vllm serve: as an engine that plays, scores, learns and proves it, and as an endpoint that is evaluated."""
 
+import json
 import re
 import runpy
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +181,39 @@ def test_an_address_that_is_none_and_a_server_that_is_away_are_said(tmp_path: Pa
         make_engine(EngineConfig("vllm-server", url=address), tmp_path, dtype=torch.float32)
     with pytest.raises(ConfigError, match=r"goes with engine\.kind vllm-server"):
         EngineConfig("vllm", url=address)
+
+
+class Plain(BaseHTTPRequestHandler):
+    """A server without development endpoints, whose log-probabilities leave out the temperature."""
+
+    def do_GET(self) -> None:
+        self.answer(200, {"data": [{"id": "m", "max_model_len": 64}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        found = self.path == "/v1/completions"
+        top = {"logprobs": {"top_logprobs": [{"a": -0.5, "b": -2.0}]}}
+        self.answer(200 if found else 404, {"choices": [top]} if found else {"detail": "Not Found"})
+
+    def answer(self, status: int, body: object) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Plain) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
+        with pytest.raises(EngineError, match="takes no weights: start it as VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
+            engine.update_weights(load_model(checkpoint).named_parameters(), 1)
+        with pytest.raises(EngineError, match=r"leave out the temperature: start it as .*--logprobs-mode"):
+            engine.submit(Request(1, 1, prompt(5), 1, Sampling(4, temperature=0.7)))
+        with pytest.raises(EngineError, match="request 1 needs 65 tokens of context"):
+            engine.submit(Request(1, 1, prompt(60), 1, Sampling(5)))
+        assert engine.pending == 0
+        server.shutdown()
