@@ -1,13 +1,17 @@
-"""An engine that drifts from the learner: the run stops in that step, or goes on with importance weights."""
+"""An engine beside its learner: its memory, and what a run does when the two drift apart."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from verigym.agents.agent import save_checkpoint
 from verigym.agents.engines.engine import Generation
+from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.learners.grpo import GRPO
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.run_folder import RunFolder
@@ -64,6 +68,25 @@ def test_drift_is_measured_in_every_step_and_corrected_where_that_is_asked_for(t
 @pytest.mark.usefixtures("drifting")
 def test_a_higher_limit_lets_a_run_go_on(tmp_path: Path) -> None:
     assert len(train(config(tmp_path, max_drift=0.5)).metrics) == 2
+
+
+def test_the_engine_gives_its_memory_to_the_learner_while_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    engine = TransformersEngine
+    for kind, name in ((engine, "sleep"), (engine, "wake"), (GRPO, "update"), (WeightSync, "send")):
+        monkeypatch.setattr(kind, name, noted(calls, name, getattr(kind, name)))
+    train(config(tmp_path, steps=1))
+    assert calls == ["sleep", "update", "wake", "send"]
+
+
+def noted(calls: list[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        return function(*arguments, **options)
+
+    return noting
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
