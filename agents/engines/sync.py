@@ -171,7 +171,7 @@ class WeightSync:
             moved = _norm(self._score(self.probes).engine - before.engine)
             if not moved < self._precision.noise * _NOISE_MARGIN:
                 raise SyncError(
-                    f"the engine does not take '{layer}': sent again, it moved the scores by {moved:.2g} nats"
+                    f"the engine does not keep '{layer}': sent again, it moved the scores by {moved:.2g} nats"
                 )
 
     @property
