@@ -156,16 +156,17 @@ def test_an_argument_of_a_server_may_have_any_name(mcp_tools):
     env.close()
 
 
-def test_a_server_that_describes_a_tool_by_no_schema_is_refused(mcp_tools, tmp_path):
+@pytest.mark.parametrize("schema", ['{"type": "nonsense"}', '{"$ref": "http://127.0.0.1:9/x"}'])
+def test_a_server_that_describes_a_tool_by_no_schema_is_refused(mcp_tools, tmp_path, schema):
     server = tmp_path / "server.py"
-    server.write_text(NO_SCHEMA)
+    server.write_text(NO_SCHEMA.replace("SCHEMA", schema))
     with pytest.raises(ToolServerError, match="describes its tool 'f' wrongly"):
         mcp_tools([sys.executable, str(server)])
 
 
 NO_SCHEMA = """
 import json, sys
-TOOL = {"name": "f", "inputSchema": {"type": "object", "properties": {"x": {"type": "nonsense"}}}}
+TOOL = {"name": "f", "inputSchema": {"type": "object", "properties": {"x": SCHEMA}}}
 for line in sys.stdin:
     asked = json.loads(line)
     result = {"tools": [TOOL]}

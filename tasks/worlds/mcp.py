@@ -13,7 +13,7 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -94,6 +94,9 @@ class _Server:
             jsonschema.Draft202012Validator.check_schema(parameters)
         except jsonschema.SchemaError as error:
             raise self._failed(f"describes its tool '{described.name[:80]}' wrongly", error.message) from error
+        if elsewhere := next(_references_elsewhere(parameters), None):
+            why = f"its schema refers to '{elsewhere[:80]}', and nothing is fetched"
+            raise self._failed(f"describes its tool '{described.name[:80]}' wrongly", why)
         return Tool(
             name=re.sub(r"[^a-zA-Z0-9_-]", "_", described.name)[:64],
             description=described.description or described.title or described.name,
@@ -243,3 +246,12 @@ def _innermost(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _references_elsewhere(schema: Any) -> Iterator[str]:
+    """What a schema refers to outside of itself."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    if isinstance(schema, dict) and isinstance(target := schema.get("$ref"), str) and not target.startswith("#"):
+        yield target
+    for part in parts:
+        yield from _references_elsewhere(part)

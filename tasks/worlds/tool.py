@@ -129,13 +129,17 @@ class Tool:
     @cached_property
     def _validator(self) -> jsonschema.protocols.Validator:
         import jsonschema
+        import referencing
 
         # JSON schema calls 1.0 an integer; a function annotated `int` would be given a float
         checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
             "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
         )
         kind = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)
-        validator: jsonschema.protocols.Validator = kind(self.parameters)
+        validator: jsonschema.protocols.Validator = kind(
+            self.parameters,
+            registry=referencing.Registry(),  # which fetches nothing
+        )
         return validator
 
 
