@@ -69,7 +69,7 @@ def chance(level: int = 1) -> float:
     return _CHANCE[whole_number("tiny_code", "level", level, 1, len(LEVELS)) - 1]
 
 
-def demonstrate(task: Task, rng: np.random.Generator, *, right_share: float = 0.3) -> list[str]:
+def demonstrate(task: Task, rng: np.random.Generator, *, right_share: float = 0.4) -> list[str]:
     """One answer to imitate: the right function with probability `right_share`, else another of the same level.
 
     So a model learns the form of answers from it, and what pays is left to reinforcement learning.
