@@ -21,7 +21,7 @@ from verigym.envs.vector import ThreadVectorEnv
 from verigym.tasks import Task, TaskSet
 from verigym.verifiers import Outcome, Submission, make
 from verigym.verifiers._code_text import fenced
-from verigym.verifiers.sandbox import Job, Status
+from verigym.verifiers.sandbox import Call, Job, Return, Status
 from verigym.verifiers.sandbox.worker import Worker
 
 make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
@@ -73,16 +73,29 @@ class Waits(TextEnv):
         return Submission(fenced(WAITS), tuple(self._messages))
 
 
-def test_whoever_waits_longest_is_served_next(box):
-    ended = []
+def test_whoever_waits_longest_is_served_next(monkeypatch):
+    served, run = [], Worker.run
+    monkeypatch.setattr(
+        Worker, "run", lambda worker, job, *rest: (served.append(job.source), run(worker, job, *rest))[1]
+    )
+    box = make_sandbox("bubblewrap", workers=1)
+    release = threading.Event()
+    holds = Job("def f(): return hold()", calls=(Call("f"),), proxies=("hold",))
     with ThreadPoolExecutor(10) as threads:
-        for number in range(10):
-            threads.submit(lambda number=number: (box.run(Job("import time; time.sleep(0.2)")), ended.append(number)))
-            deadline = time.monotonic() + 10
-            while len(box._waiting) < max(0, number - 1) and len(ended) == 0 and time.monotonic() < deadline:
-                time.sleep(0.001)  # it is in the queue before the next one comes
-    # two at a time: neighbours may change places, and no one else
-    assert all(abs(place - number) <= 1 for place, number in enumerate(ended)), ended
+        threads.submit(box.run, holds, answer=lambda _: Return(release.wait(30), True))
+        wait_until(lambda: served)
+        for number in range(8):
+            threads.submit(box.run, Job(f"print({number})"))
+            wait_until(lambda number=number: len(box._waiting) == number + 1)
+        release.set()
+    box.close()
+    assert served == [holds.source, *(f"print({number})" for number in range(8))]
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def test_a_vector_environment_keeps_every_worker_busy(box, busy):
