@@ -31,6 +31,8 @@ WAITS = "import time\ndef f():\n    time.sleep(0.3)\n    return 1"
 @pytest.fixture
 def box():
     sandbox = make_sandbox("bubblewrap", workers=2)
+    with ThreadPoolExecutor(2) as threads:  # both workers are started
+        list(threads.map(sandbox.run, [Job("import time; time.sleep(0.5)")] * 2))
     yield sandbox
     sandbox.close()
 
