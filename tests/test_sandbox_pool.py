@@ -25,6 +25,7 @@ from verigym.verifiers.sandbox import Call, Job, Return, Status
 from verigym.verifiers.sandbox.worker import Worker
 
 make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
+HOLDS = Job("def f(): return hold()", calls=(Call("f"),), proxies=("hold",))
 WAITS = "import time\ndef f():\n    time.sleep(0.3)\n    return 1"
 
 
@@ -82,16 +83,15 @@ def test_whoever_waits_longest_is_served_next(monkeypatch):
     )
     box = make_sandbox("bubblewrap", workers=1)
     release = threading.Event()
-    holds = Job("def f(): return hold()", calls=(Call("f"),), proxies=("hold",))
     with ThreadPoolExecutor(10) as threads:
-        threads.submit(box.run, holds, answer=lambda _: Return(release.wait(30), True))
+        threads.submit(box.run, HOLDS, answer=lambda _: Return(release.wait(30), True))
         wait_until(lambda: served)
         for number in range(8):
             threads.submit(box.run, Job(f"print({number})"))
             wait_until(lambda number=number: len(box._waiting) == number + 1)
         release.set()
     box.close()
-    assert served == [holds.source, *(f"print({number})" for number in range(8))]
+    assert served == [HOLDS.source, *(f"print({number})" for number in range(8))]
 
 
 def wait_until(holds):
@@ -126,13 +126,15 @@ def test_collect_keeps_every_worker_busy(box, busy, deterministic):
 
 
 def test_jobs_called_off_while_they_wait_leave_the_queue(box):
-    off = threading.Event()
+    off, release = threading.Event(), threading.Event()
     with ThreadPoolExecutor(5) as threads:
-        held = [threads.submit(box.run, Job("import time; time.sleep(0.5)")) for _ in range(2)]
+        held = [threads.submit(box.run, HOLDS, answer=lambda _: Return(release.wait(30), True)) for _ in range(2)]
+        wait_until(lambda: not box._idle)
         waiting = [threads.submit(box.run, Job("print(1)"), cancelled=off) for _ in range(3)]
-        time.sleep(0.1)
+        wait_until(lambda: len(box._waiting) == 3)
         off.set()
         assert [future.result().status for future in waiting] == [Status.INFRA_ERROR] * 3
+        release.set()
         assert [future.result().status for future in held] == [Status.OK] * 2
     assert not box._waiting
     assert box.run(Job("print(1)")).status is Status.OK
