@@ -26,7 +26,10 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>user\\n<tool_response>' + message.content + '</tool_response><|im_end|>\\n' }}
 {%- elif message.role != 'system' %}
 {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
-{%- for call in message.tool_calls or [] %}{{- '<tool_call>' + call.function | tojson + '</tool_call>' }}{%- endfor %}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>{"name": ' + call.function.name | tojson }}
+{{- ', "arguments": ' + call.function.arguments | tojson + '}</tool_call>' }}
+{%- endfor %}
 {{- '<|im_end|>\\n' }}
 {%- endif %}
 {%- endfor %}

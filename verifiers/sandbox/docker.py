@@ -14,6 +14,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from typing import Any
 
 from verigym.tasks.errors import SandboxError
@@ -35,6 +36,7 @@ IMAGE = "verigym-sandbox"
 OWNER_LABEL = "verigym.owner"
 FIRST_USER = 0x3000_0000  # ids that no account has
 SERVER_BYTES, SERVER_PROCESSES = 32 * MIB, 32  # room for the fork server beside a job
+REMOVAL_SECONDS = 60
 FAILURES = (DockerException, requests.RequestException, OSError)
 _FILES = {
     "cpu_files": [
@@ -132,8 +134,7 @@ class _Container(Transport):
             self.reader = self.writer = self._socket.fileno()
             self._api.start(container)
         except BaseException:
-            with contextlib.suppress(*FAILURES):
-                self._api.remove_container(container, force=True)
+            self._remove()
             raise
 
     def demultiplex(self, chunk: bytes) -> bytes:
@@ -156,8 +157,21 @@ class _Container(Transport):
             self._killed = True
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-            with contextlib.suppress(*FAILURES):
-                self._api.remove_container(self.container, force=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        """Returns once it is gone: an engine that is removing it by itself refuses to be asked for that again."""
+        deadline = time.monotonic() + REMOVAL_SECONDS
+        with contextlib.suppress(*FAILURES):
+            while time.monotonic() < deadline:
+                try:
+                    self._api.remove_container(self.container, force=True)
+                except sdk.errors.NotFound:
+                    return
+                except (sdk.errors.APIError, requests.ReadTimeout):
+                    time.sleep(0.02)
+                else:
+                    return
 
     def close(self) -> None:
         self.kill()

@@ -347,7 +347,7 @@ class _Helper:
                 self._queue.put(None)
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
-                thread.join(30)
+                thread.join(90)
 
 
 def _failure(reason: str) -> SandboxResult:
