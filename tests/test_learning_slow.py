@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from verigym.agents.endpoint import EndpointAgent
 from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import play, summarise
+from verigym.evaluation import play, play_endpoint, summarise
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
 from verigym.training import train
@@ -26,6 +28,7 @@ RECIPE = RECIPES / "calculator.yaml"
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
 CODE = EnvSpec("verigym/TinyCode-v0", kwargs={"level": 2, "max_tokens_per_turn": 48})
 DESK = EnvSpec("verigym/Desk-v0", kwargs={"max_tokens_per_turn": 24})
+SERVE = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 
 
@@ -92,6 +95,9 @@ def test_grpo_learns_as_much_with_vllm(warm_start: Path, tmp_path: Path) -> None
     assert summarise(play(run.checkpoint, held_out, tasks=256)).pass_rate >= 0.95
     steps = [row for row in run.metrics if "sync/proven" in row]
     assert max(row["sampler_gap_max"] for row in steps) < 1e-3
+    with SERVE["serving"](run.checkpoint, tmp_path / "log") as url:
+        agent = EndpointAgent(url, str(run.checkpoint), temperature=0.0)
+        assert summarise(play_endpoint(agent, held_out, tasks=256, concurrency=16)).pass_rate >= 0.95
 
 
 def run_with_kills(config: TrainConfig, recipe: Path, kills: int, seed: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from verigym.agents.attention import IMPLEMENTATION
+from verigym.agents.engines.engine import Held
 from verigym.agents.engines.sync import SyncReport, WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.tiny import tiny_model
@@ -49,6 +50,13 @@ class FaultyEngine(TransformersEngine):
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         tensors = list(tensors)
         super().update_weights(self.fault(self, tensors) if self.fault else tensors, version)
+
+
+class Unreadable(FaultyEngine):
+    """One whose weights cannot be read back, as those of a server."""
+
+    def held(self) -> list[Held]:
+        return []
 
 
 def make_sync(
@@ -143,17 +151,35 @@ def test_weights_that_differ_at_the_start_are_noticed() -> None:
     ],
     ids=["ignored", "half way", "scaled", "stale head", "stale end", "skipped tensor", "swapped layers", "first half"],
 )
-def test_a_fault_of_full_updates_alone_is_caught_at_the_first_send(fault: Callable[..., Tensors]) -> None:
-    sync = make_sync()
+@pytest.mark.parametrize("engine", [FaultyEngine, Unreadable])
+def test_a_fault_of_full_updates_alone_is_caught_at_the_first_send(
+    fault: Callable[..., Tensors], engine: type[FaultyEngine]
+) -> None:
+    sync = make_sync(engine=engine)
     sync.engine.fault = only_in_full_updates(fault)
     sync.prove_each()
     change(sync.model, 1e-3, seed=1)
-    with pytest.raises(SyncError, match="version 7 did not reach the engine: its scores moved"):
+    why = "its scores moved" if engine is Unreadable else "it holds another"
+    with pytest.raises(SyncError, match=f"version 7 did not reach the engine: {why}"):
         sync.send(7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_stale_tensor_that_no_score_tells_is_named(dtype: torch.dtype) -> None:
+    sync = make_sync(dtype=dtype)
+    sync.engine.fault = drop("model.layers.1.self_attn.k_norm.weight")
+    change(sync.model, 1e-3, seed=1)
+    with torch.no_grad():
+        sync.model.get_parameter("model.layers.1.self_attn.k_norm.weight").copy_(
+            sync.engine.model.get_parameter("model.layers.1.self_attn.k_norm.weight")
+        )
+        sync.model.get_parameter("model.layers.1.self_attn.k_norm.weight")[0] += 1e-2
+    with pytest.raises(SyncError, match=r"it holds another model\.layers\.1\.self_attn\.k_norm"):
+        sync.send(1)
+
+
 def test_an_engine_that_moves_while_the_learner_stands_still_is_caught() -> None:
-    sync = make_sync()
+    sync = make_sync(engine=Unreadable)
     sync.engine.fault = scale(1.001)
     with pytest.raises(SyncError, match="nats beside a change of 0"):
         sync.send(1)

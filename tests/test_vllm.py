@@ -181,7 +181,7 @@ def test_each_fault_is_caught_at_the_start_and_named(engine: VLLMEngine, fault: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [*(fault for fault in FAULTS if fault != "skipped tensor"), "first half", "ignored"])
+@pytest.mark.parametrize("fault", [*FAULTS, "first half", "ignored"])
 def test_each_fault_of_full_updates_is_caught_at_the_first_send(engine: VLLMEngine, fault: str) -> None:
     of_updates = {"first half": lambda tensors: tensors[: len(tensors) // 2], "ignored": lambda tensors: []}
     broken = of_updates[fault] if fault in of_updates else FAULTS[fault][0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -60,6 +61,21 @@ class Generation:
     logprobs: tuple[float, ...]
     versions: tuple[int, ...]
     stop_reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A weight as an engine has it: the checkpoint's tensors that it is made of, the sum and sum of squares of all."""
+
+    names: tuple[str, ...]
+    total: float
+    squares: float
+
+    @classmethod
+    def of(cls, names: Sequence[str], tensor: Tensor) -> Held:
+        """Reads a weight, in float64."""
+        norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
+        return cls(tuple(names), float(tensor.detach().sum(dtype=torch.float64)), float(norm) ** 2)
 
 
 def layer_of(name: str) -> str:
@@ -141,6 +157,10 @@ class Engine(ABC):
 
         Raises EngineError for a tensor that the model does not have.
         """
+
+    def held(self) -> list[Held]:
+        """The weights that can be read back: none, some or all."""
+        return []
 
     def sleep(self) -> None:
         """Gives its memory to the learner, as far as it can, until `wake`; does nothing while requests are pending."""

@@ -16,15 +16,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verigym.agents.attention import PackedLayout
-from verigym.agents.engines.engine import Engine, Request, Sampling, layer_of
+from verigym.agents.engines.engine import Engine, Held, Request, Sampling, layer_of
 from verigym.agents.learners.losses import token_logprobs
 from verigym.agents.lora import Weight, checkpoint_weights
 from verigym.tasks.errors import SyncError
 
 # A slope whose standard error is larger proves nothing.
 _STANDARD_ERROR = 0.05
+# A slope may be off by so many times its standard error.
+_SLOPE_MARGIN = 4.0
 # The engine may stray by so many times the noise between the two.
 _NOISE_MARGIN = 6.0
+# Two sums of the same numbers in float64 may differ by this part of them.
+_ROUNDING = 1e-11
 # Tokens of a prompt that an engine should have cached: more than the largest block of a paged cache.
 _CACHED = 160
 
@@ -63,7 +67,7 @@ class _Precision:
     tolerance: float
 
 
-_EXACT = _Precision(noise=2e-6, gap=1e-3, tolerance=0.01)
+_EXACT = _Precision(noise=2e-6, gap=1e-3, tolerance=0.001)
 _ROUNDED = _Precision(noise=1e-2, gap=0.5, tolerance=0.2)
 
 
@@ -75,7 +79,8 @@ class WeightSync:
     each `send` the change of the engine's scores on the probe tokens, since the last proven version, is regressed
     on the learner's: the slope must be near 1, and little of the change may lie beside it. The noise is the
     difference between the two at the proven version. A change from which it leaves no slope to be told proves
-    nothing: it is left to accumulate and reported as unproven.
+    nothing: it is left to accumulate and reported as unproven. Weights that the engine lets be read back (`held`) must
+    besides have the learner's sums, so that no tensor is too small to be missed.
 
     Raises SyncError if the engine does not follow.
     """
@@ -119,8 +124,9 @@ class WeightSync:
     def send(self, version: int) -> SyncReport:
         """Sends all weights as `version` and checks that the engine's scores moved as the learner's did."""
         self.engine.update_weights(self._tensors(), version)
-        after = self._score(self.probes)
-        slope, proven = self._compare(self._proven, after, f"version {version} did not reach the engine")
+        fault = f"version {version} did not reach the engine"
+        self._compare_held(fault)
+        slope, proven = self._compare(self._proven, after := self._score(self.probes), fault)
         self.unproven = 0 if proven else self.unproven + 1
         if proven:
             self._proven = after
@@ -209,25 +215,46 @@ class WeightSync:
         size, noise = _norm(change), max(before.gap, self._precision.noise)
         astray = _norm(followed - change)
         # Both versions have noise, hence the root of 2.
-        proven = 2**0.5 * noise <= _STANDARD_ERROR * size * len(change) ** 0.5
+        error = 2**0.5 * noise / max(size * len(change) ** 0.5, 1e-300)
+        proven = error <= _STANDARD_ERROR
         slope = float(change @ followed / (change @ change)) if proven else 1.0
         tolerance = self._precision.tolerance if proven else _ROUNDED.tolerance
-        if not (abs(slope - 1) < tolerance and astray < tolerance * size + _NOISE_MARGIN * noise):
+        near = not proven or abs(slope - 1) < max(tolerance, _SLOPE_MARGIN * error)
+        if not (near and astray < tolerance * size + _NOISE_MARGIN * noise):
             raise SyncError(
                 f"{fault}: its scores moved {slope:.2f} times the learner's, "
                 f"and {astray:.2g} nats beside a change of {size:.2g}"
             )
         return slope, proven
 
+    def _compare_held(self, fault: str) -> None:
+        """What the engine holds against what was sent."""
+        weights = {weight.name: weight for weight in self.weights}
+        for held in self.engine.held():
+            if all(name in weights for name in held.names):
+                values = [weights[name].value().to(self._dtype) for name in held.names]
+                sent = [Held.of((name,), value) for name, value in zip(held.names, values, strict=True)]
+                total, squares = sum(part.total for part in sent), sum(part.squares for part in sent)
+                # float64 adds up fused and separate tensors alike, but for its rounding
+                size = (sum(value.numel() for value in values) * squares) ** 0.5
+                if abs(held.total - total) > _ROUNDING * size or abs(held.squares - squares) > _ROUNDING * squares:
+                    raise SyncError(f"{fault}: it holds another {' + '.join(held.names)}")
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """One merged tensor at a time."""
         return ((weight.name, weight.value()) for weight in self.weights)
 
     @property
-    def _precision(self) -> _Precision:
-        """What the engine's precision allows; an engine that does not tell is float32."""
+    def _dtype(self) -> torch.dtype:
+        """The engine's; one that does not tell is float32."""
         holder = self.engine if hasattr(self.engine, "dtype") else getattr(self.engine, "model", None)
-        return _EXACT if getattr(holder, "dtype", torch.float32).itemsize >= 4 else _ROUNDED
+        dtype: torch.dtype = getattr(holder, "dtype", torch.float32)
+        return dtype
+
+    @property
+    def _precision(self) -> _Precision:
+        """What the engine's precision allows."""
+        return _EXACT if self._dtype.itemsize >= 4 else _ROUNDED
 
     def _score(self, probes: Sequence[Sequence[int]]) -> _Scores:
         learner, engine = self._score_learner(probes), self.engine.score(probes)

@@ -18,6 +18,7 @@ from verigym.agents.attention import Layout, PackedLayout, install
 from verigym.agents.engines.engine import (
     Engine,
     Generation,
+    Held,
     Request,
     StopReason,
     refuse_impossible,
@@ -163,6 +164,9 @@ class TransformersEngine(Engine):
             row.cached, row.prompt = 0, None
             self._queue.appendleft(row)
         self._rows = []
+
+    def held(self) -> list[Held]:
+        return [Held.of((name,), tensor) for name, tensor in self.model.named_parameters()]
 
     @property
     def pending(self) -> int:

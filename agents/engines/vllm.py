@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from verigym.agents.engines.engine import (
     Engine,
     Generation,
+    Held,
     Request,
     StopReason,
     WholeLayers,
@@ -133,6 +134,10 @@ class VLLMEngine(Engine):
         self._engine.reset_prefix_cache(reset_running_requests=True)
         self.version = version
         self._engine.set_weight_version(str(version))
+
+    def held(self) -> list[Held]:
+        (found,) = self._engine.apply_model(_held)
+        return list(found)
 
     def sleep(self) -> None:
         if self._on_gpu and not self.pending:
@@ -267,6 +272,18 @@ def _repack_tied_head(model: Any) -> None:
         from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
         dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+def _held(model: Any) -> list[Held]:
+    """vLLM fuses tensors, q, k and v into qkv; what its CPU build has packed cannot be read."""
+    fused: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
+    found = []
+    for name, tensor in model.named_parameters():
+        path, module, end = ("." + name).rsplit(".", 2) if name.count(".") else ("", name, "")
+        parts = [f"{path}.{part}.{end}".removeprefix(".") for part in fused.get(module, (module,))]
+        if tensor.numel():
+            found.append(Held.of(parts, tensor))
+    return found
 
 
 def _generation(output: Any) -> Generation:
