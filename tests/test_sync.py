@@ -216,6 +216,9 @@ def test_keys_and_values_of_older_weights_are_noticed(kept: str, dtype: torch.dt
     sync = make_sync(engine=Hoarder, dtype=dtype)
     with pytest.raises(SyncError, match="keys and values of older weights"):
         sync.prove_each()
+    change(sync.model, 1e-2 if dtype == torch.float32 else 5e-2, seed=1)
+    with pytest.raises(SyncError, match="version 7: the engine goes on with keys and values of older weights"):
+        sync.send(7)
 
 
 def test_a_tensor_that_no_score_depends_on_is_reported() -> None:

@@ -197,6 +197,10 @@ def test_a_stale_prefix_cache_is_noticed(engine: VLLMEngine, monkeypatch: pytest
     monkeypatch.setattr(engine._engine, "reset_prefix_cache", lambda **_: True)
     with pytest.raises(SyncError, match="keys and values of older weights"):
         sync.prove_each()
+    sync = sound_sync(engine)
+    move(sync.model, 1e-3)
+    with pytest.raises(SyncError, match="version 7: the engine goes on with keys and values of older weights"):
+        sync.send(7)
 
 
 @pytest.mark.slow

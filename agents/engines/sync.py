@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verigym.agents.attention import PackedLayout
-from verigym.agents.engines.engine import Engine, Held, Request, Sampling, layer_of
+from verigym.agents.engines.begun import BegunEpisodes
+from verigym.agents.engines.engine import Engine, Held, layer_of
 from verigym.agents.learners.losses import token_logprobs
 from verigym.agents.lora import Weight, checkpoint_weights
 from verigym.tasks.errors import SyncError
@@ -29,8 +30,7 @@ _SLOPE_MARGIN = 4.0
 _NOISE_MARGIN = 6.0
 # Two sums of the same numbers in float64 may differ by this part of them.
 _ROUNDING = 1e-11
-# Tokens of a prompt that an engine should have cached: more than the largest block of a paged cache.
-_CACHED = 160
+_STALE = "the engine goes on with keys and values of older weights: after an update its tokens' log-probabilities are"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ class WeightSync:
     each `send` the change of the engine's scores on the probe tokens, since the last proven version, is regressed
     on the learner's: the slope must be near 1, and little of the change may lie beside it. The noise is the
     difference between the two at the proven version. A change from which it leaves no slope to be told proves
-    nothing: it is left to accumulate and reported as unproven. Weights that the engine lets be read back (`held`) must
+    nothing: it is left to accumulate and reported as unproven. Episodes that were begun before an update of an idle
+    engine must go on with the new weights. Weights that the engine lets be read back (`held`) must
     besides have the learner's sums, so that no tensor is too small to be missed.
 
     Raises SyncError if the engine does not follow.
@@ -118,15 +119,28 @@ class WeightSync:
         ]
         if not _norm(self._score(self.probes).engine - before.engine) < self._precision.noise * _NOISE_MARGIN:
             raise SyncError("the engine's scores do not come back when perturbed tensors are restored")
-        self._prove_caches()
+        embedding = self.model.get_input_embeddings().weight
+        weight = next(weight for weight in self.weights if weight.tensor is embedding)
+        with self._perturbed(weight, [embedding], 1.0):
+            begun = BegunEpisodes(self.engine, self.probes)
+        gap = float(np.abs(begun.gaps(self._score_learner)).max())
+        if not gap < self._precision.gap:
+            raise SyncError(f"{_STALE} {gap:.2g} nats off")
         return tuple(unseen)
 
     def send(self, version: int) -> SyncReport:
         """Sends all weights as `version` and checks that the engine's scores moved as the learner's did."""
+        # the episodes of an engine that is at work show by themselves whether it forgets what it computed
+        begun = None if self.engine.pending else BegunEpisodes(self.engine, self.probes[:2])
         self.engine.update_weights(self._tensors(), version)
         fault = f"version {version} did not reach the engine"
         self._compare_held(fault)
         slope, proven = self._compare(self._proven, after := self._score(self.probes), fault)
+        if begun is not None:
+            gap, size = _norm(begun.gaps(self._score_learner)), _norm(after.learner - self._proven.learner)
+            noise = max(after.gap, self._precision.noise)
+            if not gap < self._precision.tolerance * size + _NOISE_MARGIN * noise:
+                raise SyncError(f"version {version}: {_STALE} {gap:.2g} nats off")
         self.unproven = 0 if proven else self.unproven + 1
         if proven:
             self._proven = after
@@ -187,27 +201,6 @@ class WeightSync:
         for weight in self.weights:
             found.setdefault(layer_of(weight.name), []).append(weight)
         return found
-
-    def _prove_caches(self) -> None:
-        """Plays turns before and after an update: those after it must have the scores of the new weights."""
-        embedding = self.model.get_input_embeddings().weight
-        weight = next(weight for weight in self.weights if weight.tensor is embedding)
-        sampling, room = Sampling(4), self.engine.max_context - len(self.probes[0]) - 8
-        begun = [(probe * _CACHED)[: min(_CACHED, room)] for probe in self.probes]
-        with self._perturbed(weight, [embedding], 1.0):
-            turns = self.engine.run([Request(i, i, ids, i, sampling) for i, ids in enumerate(begun)])
-        played = [[*ids, *turn.token_ids, *probe] for ids, turn, probe in zip(begun, turns, self.probes, strict=True)]
-        prompts = [*played, *begun]  # a second turn of each episode, and new ones
-        turns = self.engine.run([Request(i, i, ids, i, sampling) for i, ids in enumerate(prompts)])
-        for episode in range(len(prompts)):
-            self.engine.release(episode)
-        scores = self._score_learner([[*ids, *turn.token_ids] for ids, turn in zip(prompts, turns, strict=True)])
-        gaps = [np.abs(want[-4:] - turn.logprobs).max() for want, turn in zip(scores, turns, strict=True)]
-        if not max(gaps) < self._precision.gap:
-            raise SyncError(
-                f"the engine goes on with keys and values of older weights: after an update its tokens' "
-                f"log-probabilities are {max(gaps):.2g} nats off"
-            )
 
     def _compare(self, before: _Scores, after: _Scores, fault: str) -> tuple[float, bool]:
         """Slope of the engine's change on the learner's, and whether that can be told from the noise."""
