@@ -131,6 +131,14 @@ def test_a_temperature_that_vllm_would_change_or_refuse_is_refused(engine: VLLME
     assert engine.pending == 0
 
 
+@pytest.mark.slow
+def test_what_vllm_refuses_to_score_leaves_nothing_behind(engine: VLLMEngine) -> None:
+    with pytest.raises(EngineError, match=r"is refused by vLLM: .*maximum"):
+        engine.score([prompt(5), [1] * engine.max_context])
+    (generation,) = engine.run([Request(1, 1, prompt(5), 1, Sampling(4))])
+    assert len(generation.token_ids) == 4
+
+
 # Sync.
 
 

@@ -111,9 +111,13 @@ class VLLMEngine(Engine):
         # vLLM scores prompts at temperature 1 alone: for another one all V log-probabilities are needed.
         wanted = 0 if temperature == 1.0 else -1
         names = [f"score {next(self._numbers)}" for _ in token_ids]
-        for name, ids in zip(names, token_ids, strict=True):
-            if len(ids) > 1:
-                self._add(name, ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted)
+        try:
+            for name, ids in zip(names, token_ids, strict=True):
+                if len(ids) > 1:
+                    self._add(name, ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted)
+        except EngineError:
+            self._engine.abort_request(names)
+            raise
         scores: dict[str, NDArray[np.float32]] = {}
         while sum(len(ids) > 1 for ids in token_ids) > len(scores):
             outputs = self._engine.step()
@@ -178,6 +182,7 @@ class VLLMEngine(Engine):
 
     def _add(self, name: str, ids: Sequence[int], **sampling: Any) -> None:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         kind, prompt = RequestOutputKind.FINAL_ONLY, {"prompt_token_ids": [int(token) for token in ids]}
@@ -186,7 +191,7 @@ class VLLMEngine(Engine):
                 **sampling, ignore_eos=True, detokenize=False, flat_logprobs=True, output_kind=kind
             )
             self._engine.add_request(name, prompt, parameters)
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise EngineError(f"request {name} is refused by vLLM: {' '.join(str(error).split())}") from error
 
     def _generations(self, outputs: Iterable[Any]) -> list[Generation]:
