@@ -6,6 +6,7 @@ import runpy
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Engine, Generation, Request, Sampling, StopReason
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.sync import WeightSync
+from verigym.agents.engines.vllm_server import VLLMServerEngine
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
@@ -68,10 +70,10 @@ def drive(engine: Engine) -> dict[int, Generation]:
 
 
 @torch.no_grad()
-def move(model: PreTrainedModel) -> None:
+def move(model: PreTrainedModel, size: float = 1e-3) -> None:
     """A change of everything."""
     for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-3)
+        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * size)
 
 
 @torch.no_grad()
@@ -160,6 +162,22 @@ def test_weights_are_not_taken_while_requests_are_open(engine: Engine, checkpoin
 
 
 @pytest.mark.slow
+def test_an_update_reaches_what_is_cached_while_others_are_served(engine: Engine, checkpoint: Path) -> None:
+    asked = Request(1, 1, prompt(160), 1, Sampling(4))
+    engine.run([asked])  # its prompt is cached
+    other = make_engine(EngineConfig("vllm-server", url=engine.url), checkpoint, dtype=torch.float32)
+    other.submit(Request(1, 1, prompt(8), 1, Sampling(2000)))
+    other.score([prompt(8)])  # the server has seen its request
+    model = load_model(checkpoint)
+    move(model, 0.1)
+    engine.update_weights(model.named_parameters(), 1)
+    (generation,) = engine.run([asked])
+    expected = logprobs(model, [*asked.token_ids, *generation.token_ids])[-4:]
+    assert np.allclose(generation.logprobs, expected, rtol=0, atol=1e-4)
+    other.close()
+
+
+@pytest.mark.slow
 def test_a_run_learns_through_the_server_with_every_sync_proven(server: str, checkpoint: Path, tmp_path: Path) -> None:
     values = {"model": str(checkpoint), "run": str(tmp_path / "run"), "envs": (SUMS.with_split("train"),), "steps": 3}
     values |= {"groups": 4, "group_size": 4, "slots": 16, "engine": {"kind": "vllm-server", "url": server}}
@@ -185,8 +203,11 @@ def test_an_agent_behind_the_server_plays_as_it_does_here(server: str, checkpoin
 
 
 def test_an_address_that_is_none_and_a_server_that_is_away_are_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=re.escape("engine.url is an address such as")):
-        make_engine(EngineConfig("vllm-server", url="https://x"), tmp_path, dtype=torch.float32)
+    for url in ("https://x", "http://", "http://localhost:http"):
+        with pytest.raises(
+            ConfigError, match=re.escape(f"engine.url is an address such as http://localhost:8000, not '{url}'")
+        ):
+            make_engine(EngineConfig("vllm-server", url=url), tmp_path, dtype=torch.float32)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -211,16 +232,93 @@ class Plain(BaseHTTPRequestHandler):
     def answer(self, status: int, body: object) -> None:
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+        self.wfile.write((body if isinstance(body, str) else json.dumps(body)).encode())
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Plain) as server:
+@contextmanager
+def plain(handler: type[Plain]) -> Iterator[str]:
+    """The address of such a server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+MODELS = {"data": [{"id": "m", "max_model_len": 64}]}
+NONSENSE = [
+    ({"data": []}, {}, "answered no list of models"),
+    ({"data": [{"id": "m"}]}, {}, "answered no list of models"),
+    ("<html>", {}, "answered what is no JSON"),
+    (MODELS, "<html>", "answered what is no JSON"),
+    (MODELS, {"choices": []}, "answered no completion"),
+    (MODELS, {"choices": [{"finish_reason": "stop", "token_ids": [1], "logprobs": None}]}, "answered no completion"),
+    (
+        MODELS,
+        {"choices": [{"finish_reason": "stop", "token_ids": [1], "logprobs": {"token_logprobs": [None]}}]},
+        "answered no completion",
+    ),
+    (
+        MODELS,
+        {"choices": [{"finish_reason": "stop", "token_ids": [], "logprobs": {"token_logprobs": []}}]},
+        "gave up request 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("models", "completion", "problem"), NONSENSE)
+def test_a_server_that_answers_something_else_is_an_error(
+    checkpoint: Path, models: object, completion: object, problem: str
+) -> None:
+    class Handler(Plain):
+        def do_GET(self) -> None:
+            self.answer(200, models)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(200, completion)
+
+    def ask(url: str) -> None:
+        engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
+        engine.run([Request(1, 1, prompt(5), 1, Sampling(4))])
+
+    with plain(Handler) as url, pytest.raises(EngineError, match=problem):
+        ask(url)
+
+
+def test_a_server_that_hangs_is_an_error(checkpoint: Path) -> None:
+    hanging = threading.Event()
+
+    class Handler(Plain):
+        def do_POST(self) -> None:
+            hanging.wait(60)
+
+    with plain(Handler) as url:
+        engine = VLLMServerEngine(url, checkpoint)
+        engine._timeout = 0.2  # only now: a busy machine may take longer to say what it serves
+        with pytest.raises(EngineError, match="/v1/completions does not answer: timed out"):
+            engine.run([Request(1, 1, prompt(5), 1, Sampling(4))])
+        engine.close()
+        hanging.set()
+
+
+def test_a_prefix_cache_that_is_not_reset_is_an_error(checkpoint: Path) -> None:
+    class Handler(Plain):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.answer(200, {"success": False})
+
+    with plain(Handler) as url:
+        engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
+        with pytest.raises(EngineError, match="its prefix cache was not reset"):
+            engine.update_weights(load_model(checkpoint).named_parameters(), 1)
+
+
+def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path) -> None:
+    with plain(Plain) as url:
         engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
         with pytest.raises(EngineError, match="takes no weights: start it as VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
             engine.update_weights(load_model(checkpoint).named_parameters(), 1)
@@ -229,4 +327,3 @@ def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path) -> N
         with pytest.raises(EngineError, match="request 1 needs 65 tokens of context"):
             engine.submit(Request(1, 1, prompt(60), 1, Sampling(5)))
         assert engine.pending == 0
-        server.shutdown()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ START = (
     "--generation-config vllm --no-async-scheduling"
 )
 _SHARD_BYTES = 1 << 30  # of tensors in memory at a time while an update is written
-_TIMEOUT = 600.0  # seconds without a word from the server
 _WAIT = 0.1  # seconds that a step waits for the next generation
 
 
@@ -46,8 +45,9 @@ class VLLMServerEngine(Engine):
         model: the checkpoint that it serves, whose tensors an update may hold.
         dtype: the server's precision.
         slots: requests that are open at a time; the others wait.
+        timeout: seconds for an answer.
 
-    Raises EngineError for a server that cannot be reached or that serves no such thing.
+    Raises ConfigError for what is no address, EngineError for a server that cannot be reached or is none of vLLM.
     """
 
     whole_layers = True
@@ -61,13 +61,11 @@ class VLLMServerEngine(Engine):
         slots: int = 256,
         timeout: float = 600.0,
     ) -> None:
-        address = urlsplit(url if "://" in url else f"http://{url}")
-        if address.scheme != "http" or not address.hostname:
-            raise ConfigError(f"engine.url is an address such as http://localhost:8000, not '{url}'")
-        self.url, self.dtype = f"http://{address.netloc}", dtype
-        self._host, self._port = address.hostname, address.port or 80
-        served = self._call("GET", "/v1/models")["data"][0]
-        self._name, self._limit = str(served["id"]), int(served["max_model_len"])
+        self._host, self._port = _host_and_port(url)
+        self.url, self.dtype, self._timeout = f"http://{self._host}:{self._port}", dtype, timeout
+        models = self._call("GET", "/v1/models")
+        with self._expecting("list of models as a vllm serve does", models):
+            self._name, self._limit = str(models["data"][0]["id"]), int(models["data"][0]["max_model_len"])
         self._layers = WholeLayers(parameter_names(model))
         self._sends_processed: bool | None = None
         self._waiting: SimpleQueue[Request | None] = SimpleQueue()
@@ -125,7 +123,10 @@ class VLLMServerEngine(Engine):
             self._call("POST", "/collective_rpc", reload, missing=f"takes no weights: start it as {START}")
         finally:
             shutil.rmtree(folder)
-        self._call("POST", "/reset_prefix_cache")
+        # Requests of other clients hold what they have computed, unless they are to compute it again.
+        answer = self._call("POST", "/reset_prefix_cache?reset_running_requests=true")
+        if not (isinstance(answer, dict) and answer.get("success")):
+            raise EngineError(f"{self.url} keeps keys and values of older weights: its prefix cache was not reset")
         self.version = version
 
     def sleep(self) -> None:
@@ -194,20 +195,24 @@ class VLLMServerEngine(Engine):
         } | changes
 
     def _generation(self, request: Request, answer: Mapping[str, Any]) -> Generation:
-        choice = answer["choices"][0]
-        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        if choice["finish_reason"] not in tuple(StopReason) or len(ids) != len(logprobs):
-            raise EngineError(f"{self.url} gave up request {request.id}: {choice['finish_reason']}")
-        versions = (self.version,) * len(ids)
-        return Generation(request.id, tuple(ids), tuple(logprobs), versions, StopReason(choice["finish_reason"]))
+        with self._expecting("completion with token ids and their log-probabilities", answer):
+            choice = answer["choices"][0]
+            reason = choice["finish_reason"]
+            ids = tuple(int(token) for token in choice["token_ids"])
+            logprobs = tuple(float(logprob) for logprob in choice["logprobs"]["token_logprobs"])
+        if reason not in tuple(StopReason) or not ids or len(ids) != len(logprobs):
+            raise EngineError(f"{self.url} gave up request {request.id}: {reason}")
+        return Generation(request.id, ids, logprobs, (self.version,) * len(ids), StopReason(reason))
 
     def _score_one(self, ids: list[int], temperature: float) -> NDArray[np.float32]:
         if len(ids) < 2:
             return np.zeros(0, np.float32)
         wanted = 0 if temperature == 1.0 else -1
         body = self._completion(ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted)
-        positions = self._call("POST", "/v1/completions", body)["choices"][0]["prompt_logprobs"][1:]
-        own = np.array([position[str(token)]["logprob"] for position, token in zip(positions, ids[1:], strict=True)])
+        answer = self._call("POST", "/v1/completions", body)
+        with self._expecting("completion with the prompt's log-probabilities", answer):
+            positions = answer["choices"][0]["prompt_logprobs"][1:]
+            own = np.array([at[str(token)]["logprob"] for at, token in zip(positions, ids[1:], strict=True)])
         if temperature == 1.0:
             return own.astype(np.float32)
         every = [np.array([entry["logprob"] for entry in position.values()]) for position in positions]
@@ -227,7 +232,7 @@ class VLLMServerEngine(Engine):
     # HTTP.
 
     def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
 
     def _call(self, method: str, path: str, body: Any = None, *, missing: str = "") -> Any:
         """One request and its answer, from the engine's own thread."""
@@ -242,16 +247,39 @@ class VLLMServerEngine(Engine):
     ) -> Any:
         data = None if body is None else json.dumps(body).encode()
         try:
-            connection.request(method, quote(path), data, {"Content-Type": "application/json"})
+            connection.request(method, path, data, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            text = response.read()
+            text = response.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
         if response.status == 404 and missing:
             raise EngineError(f"{self.url} {missing}")
         if response.status != 200:
-            raise EngineError(f"{self.url}{path} answered {response.status}: {' '.join(text.decode().split())[:300]}")
-        return json.loads(text) if text.strip() else None
+            raise EngineError(f"{self.url}{path} answered {response.status}: {' '.join(text.split())[:300]}")
+        try:
+            return json.loads(text) if text.strip() else None
+        except json.JSONDecodeError as error:
+            raise EngineError(f"{self.url}{path} answered what is no JSON") from error
+
+    @contextlib.contextmanager
+    def _expecting(self, what: str, answer: Any) -> Iterator[None]:
+        """Raises EngineError if an answer turns out to be something else."""
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EngineError(f"{self.url} answered no {what}: {json.dumps(answer)[:200]}") from error
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """Raises ConfigError for what is no address."""
+    try:
+        address = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = address.hostname, address.port or 80
+    except ValueError:
+        host = None
+    if not host or address.scheme != "http":
+        raise ConfigError(f"engine.url is an address such as http://localhost:8000, not '{url}'")
+    return host, port
 
 
 def _hang_up(connection: http.client.HTTPConnection) -> None:
