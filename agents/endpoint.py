@@ -62,6 +62,9 @@ class EndpointAgent(Agent):
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"an endpoint is an address such as http://localhost:8000, not '{url}'")
+        api_key = api_key.strip() if api_key else None  # a file that it was read from may end in a line break
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the API key has characters that none can have, such as line breaks")
         self.url = url.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1") + "/v1/chat/completions"
         self.model, self.temperature, self.max_new_tokens = model, temperature, max_new_tokens
         self.timeout, self.retries = timeout, retries

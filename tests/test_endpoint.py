@@ -170,6 +170,14 @@ def test_an_endpoint_that_is_slow_or_away_is_said() -> None:
         EndpointAgent("localhost:8000", "m")
 
 
+def test_a_key_with_a_line_break_is_cut_or_refused_and_never_shown() -> None:
+    with serving(lambda body: completion({"content": body["key"]})) as url:
+        assert EndpointAgent(url, "m", api_key="secret\n").act([]) == "Bearer secret"
+        with pytest.raises(ConfigError, match="API key has characters") as caught:
+            EndpointAgent(url, "m", api_key="sec\nret")
+    assert "ret" not in str(caught.value)
+
+
 def test_no_more_requests_than_allowed_are_open_at_a_time() -> None:
     lock, running, most = threading.Lock(), [0], [0]
 
