@@ -133,7 +133,9 @@ def test_weights_that_differ_at_the_start_are_noticed() -> None:
     engine = FaultyEngine(copy.deepcopy(model))
     engine.fault = drop("lm_head.weight")
     change(model, 0.01, seed=1)
-    with pytest.raises(SyncError, match=r"differ by .* nats on the same weights"):
+    with pytest.raises(
+        SyncError, match=r"differ by .* nats on the same weights .* more than the 0\.001 that float32 explains"
+    ):
         WeightSync(model, engine).start(0)
 
 
@@ -176,6 +178,14 @@ def test_a_stale_tensor_that_no_score_tells_is_named(dtype: torch.dtype) -> None
         sync.model.get_parameter("model.layers.1.self_attn.k_norm.weight")[0] += 1e-2
     with pytest.raises(SyncError, match=r"it holds another model\.layers\.1\.self_attn\.k_norm"):
         sync.send(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_larger_than_what_is_read_at_a_time_is_read_whole(dtype: torch.dtype) -> None:
+    tensor = torch.randn(1500, 1001, generator=torch.Generator().manual_seed(0)).to(dtype).T  # not contiguous
+    held = Held.of(("name",), tensor)
+    assert held.total == pytest.approx(float(tensor.double().sum()), rel=1e-10)
+    assert held.squares == pytest.approx(float(tensor.double().square().sum()), rel=1e-12)
 
 
 def test_an_engine_that_moves_while_the_learner_stands_still_is_caught() -> None:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from verigym.tasks.errors import EngineError
 
+# Numbers that are read at a time in float64: of a whole weight that would take long, and twice its memory.
+_BLOCK = 1 << 20
+
 
 class StopReason(StrEnum):
     """Why a generation ended: the model's own stop token, or the limit on new tokens."""
@@ -74,8 +77,11 @@ class Held:
     @classmethod
     def of(cls, names: Sequence[str], tensor: Tensor) -> Held:
         """Reads a weight, in float64."""
-        norm = torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)
-        return cls(tuple(names), float(tensor.detach().sum(dtype=torch.float64)), float(norm) ** 2)
+        total = squares = torch.zeros((), dtype=torch.float64, device=tensor.device)
+        for block in tensor.detach().reshape(-1).split(_BLOCK):
+            exact = block.double()
+            total, squares = total + exact.sum(), squares + exact.dot(exact)
+        return cls(tuple(names), float(total), float(squares))
 
 
 def layer_of(name: str) -> str:

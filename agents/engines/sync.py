@@ -99,7 +99,11 @@ class WeightSync:
         self._proven = self._score(self.probes)
         error = float(np.abs(self._proven.learner - self._proven.engine).max())
         if not error < self._precision.gap:
-            raise SyncError(f"engine and learner differ by {error:.2g} nats on the same weights and tokens")
+            dtype, most = str(self._dtype).removeprefix("torch."), self._precision.gap
+            raise SyncError(
+                f"engine and learner differ by {error:.2g} nats on the same weights and tokens, more than the {most:g} "
+                f"that {dtype} explains; an engine that computes in another precision must be started with {dtype}"
+            )
 
     def prove_each(self) -> tuple[str, ...]:
         """Perturbs, sends, scores and restores each tensor; then checks that no older keys and values are used.
