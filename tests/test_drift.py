@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from verigym.agents.agent import save_checkpoint
+from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Generation
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
+from verigym.envs.mixture import EnvSpec
+from verigym.evaluation import play
 from verigym.run_folder import RunFolder
 from verigym.tasks.errors import ConfigError, RunError
 from verigym.training import train
@@ -97,3 +100,6 @@ def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_lockstep_is_refused_for_engines_that_do_not_promise_bits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"deterministic needs engine\.kind transformers"):
         config(tmp_path, deterministic=True, engine={"kind": "vllm"})
+    sums = EnvSpec("verigym/Arithmetic-v0", kwargs={"split": "test"})
+    with pytest.raises(ConfigError, match=r"deterministic needs engine\.kind transformers"):
+        play(tmp_path, sums, deterministic=True, engine=EngineConfig("vllm"))

@@ -191,6 +191,17 @@ def test_a_run_learns_through_the_server_with_every_sync_proven(server: str, che
 
 
 @pytest.mark.slow
+def test_an_evaluation_through_the_server_plays_the_checkpoint_that_it_names(engine: Engine, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    other = tiny_model(len(tokenizer), layers=2, seed=1, eos_token_id=tokenizer.eos_token_id)
+    save_checkpoint(tmp_path, other, tokenizer)
+    server = EngineConfig("vllm-server", url=engine.url)
+    here, there = (play(tmp_path, SUMS, tasks=16, temperature=0.0, engine=kind) for kind in (EngineConfig(), server))
+    same = [one.token_ids.tolist() == other.token_ids.tolist() for one, other in zip(here, there, strict=True)]
+    assert np.mean(same) > 0.9  # a tie may go either way
+
+
+@pytest.mark.slow
 def test_an_agent_behind_the_server_plays_as_it_does_here(server: str, checkpoint: Path) -> None:
     here = play(checkpoint, SUMS, tasks=32, temperature=0.0)
     agent = EndpointAgent(server, str(checkpoint), temperature=0.0)

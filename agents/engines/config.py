@@ -24,3 +24,8 @@ class EngineConfig:
             raise ConfigError("engine.url goes with engine.kind vllm-server, and only with it")
         if not 0 < self.memory <= 1:
             raise ConfigError(f"engine.memory is a share of the GPU's memory, above 0 and at most 1, not {self.memory}")
+
+    def require_bits(self) -> None:
+        """Raises ConfigError if the engine does not promise the same bits for the same seed."""
+        if self.kind != "transformers":
+            raise ConfigError("deterministic needs engine.kind transformers: vLLM does not promise the same bits")

@@ -113,8 +113,8 @@ class TrainConfig:
             raise ConfigError("env_timeout must be above 0 and max_infra_error_rate lie in [0, 1]")
         if not self.max_drift > 0:
             raise ConfigError(f"max_drift must be above 0, not {self.max_drift}")
-        if self.deterministic and self.engine.kind != "transformers":
-            raise ConfigError("deterministic needs engine.kind transformers: vLLM does not promise the same bits")
+        if self.deterministic:
+            self.engine.require_bits()
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
         alone = self.grpo.advantages in ("reinforce++", "turn_fork")

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, resolve_device
+from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
+from verigym.agents.attention import install
 from verigym.agents.collect import Collector
 from verigym.agents.conversation import converse
 from verigym.agents.endpoint import EndpointAgent
 from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.engine import Engine
 from verigym.agents.engines.make import make_engine
+from verigym.agents.engines.sync import WeightSync
 from verigym.agents.episode import Episode, mean_reward
 from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
@@ -54,7 +57,12 @@ def play(
     deterministic: bool = False,
     device: str = "auto",
 ) -> list[Episode]:
-    """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment."""
+    """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
+
+    Raises ConfigError for `deterministic` with another engine than transformers.
+    """
+    if deterministic:
+        engine.require_bits()
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
     _, chat = load_chat(model)
     device = resolve_device(device)
@@ -64,10 +72,19 @@ def play(
     with Interrupts() as interrupts:
         collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
         try:
+            if engine.kind == "vllm-server":
+                _send(model, player, device)
             return collector.collect(plans)
         finally:
             collector.close()
             player.close()
+
+
+def _send(model: str | Path, server: Engine, device: str) -> None:
+    """Gives a server, which plays with whatever weights it got last, the checkpoint's. Raises SyncError."""
+    policy = load_model(model, device=device)
+    install(policy)
+    WeightSync(policy, server).start(0)
 
 
 def play_endpoint(
