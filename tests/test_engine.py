@@ -288,6 +288,16 @@ def test_the_limit_on_new_tokens_ends_a_turn(engine: Engine) -> None:
     assert (len(several.token_ids), several.stop_reason) == (7, StopReason.LENGTH)
 
 
+def test_a_run_beside_open_requests_is_refused_and_loses_none(engine: Engine) -> None:
+    engine.submit(ask(1, prompt(9), 3))
+    with pytest.raises(EngineError, match="1 other requests are open"):
+        engine.run([ask(2, prompt(9), 8)])
+    found = []
+    while engine.pending:
+        found += engine.step()
+    assert [generation.id for generation in found] == [1]
+
+
 def test_a_stop_token_as_the_last_allowed_one_is_a_stop(engine: Engine) -> None:
     (free,) = engine.run([ask(1, prompt(9), 1)])
     (stopped,) = engine.run([ask(2, prompt(9), 1, seed=1, stop_token_ids=(free.token_ids[0],))])

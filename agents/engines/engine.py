@@ -188,7 +188,14 @@ class Engine(ABC):
         """Frees what the engine holds. Idempotent."""
 
     def run(self, requests: Iterable[Request]) -> list[Generation]:
-        """Submits all, steps to the end, returns the generations in the order of the requests."""
+        """Submits all, steps to the end, returns the generations in the order of the requests.
+
+        Raises EngineError if other requests are open: their generations would be lost.
+        """
+        if self.pending:
+            raise EngineError(
+                f"{self.pending} other requests are open: step to their end, or cancel them, before a run"
+            )
         order = []
         for request in requests:
             self.submit(request)
