@@ -14,8 +14,8 @@ from verigym.agents.collect import EnvPool, reset_options, verdict_of
 from verigym.agents.endpoint import EndpointAgent
 from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.errors import RunInterrupted
-from verigym.verifiers.verdict import Verdict
+from verigym.tasks.errors import ContextOverflow, RunInterrupted
+from verigym.verifiers.verdict import Outcome, Verdict
 
 
 def converse(
@@ -28,8 +28,8 @@ def converse(
 ) -> list[Episode]:
     """The episodes, in the order of the plans, up to `concurrency` at a time.
 
-    One whose environment or endpoint fails ends with an INFRA_ERROR. Raises RunInterrupted when `interrupted()`
-    turns true.
+    One whose environment or endpoint fails ends with an INFRA_ERROR; one that outgrows the model's context earns 0.
+    Raises RunInterrupted when `interrupted()` turns true.
     """
     pool, workers = EnvPool(specs), Workers(min(concurrency, len(plans)), timeout=float("inf"))
     episodes: dict[int, Episode] = {}
@@ -67,7 +67,13 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
         left = getattr(env.unwrapped, "tokens_left", lambda: None)()
         limit = agent.max_new_tokens if left is None else left
         seed = derive_seed(plan.sampling_seed, len(turns))
-        answer = agent.answer(messages, tools, max_new_tokens=limit, seed=seed)
+        try:
+            answer = agent.answer(messages, tools, max_new_tokens=limit, seed=seed)
+        except ContextOverflow as overflow:
+            if not turns:
+                raise  # not even the question fits, whoever plays
+            verdict = Verdict(0.0, Outcome.UNPARSEABLE, f"the conversation fills the model's context: {overflow}")
+            return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict)
         if hasattr(env.unwrapped, "announce"):
             env.unwrapped.announce(answer.tokens, cut=answer.cut)
         observation, reward, terminated, truncated, info = env.step(answer.text)

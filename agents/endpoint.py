@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -15,11 +16,13 @@ from typing import Any
 
 from verigym.agents.agent import Agent
 from verigym.tasks.canonical import ToolCall, escape, parse_turn, render_call
-from verigym.tasks.errors import ConfigError, EndpointError
+from verigym.tasks.errors import ConfigError, ContextOverflow, EndpointError
 
 # Answers that another try may better: a time-out, too many requests, a server that is not ready.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 30.0
+# How servers say that a conversation is too long for the model.
+_OVERFLOW = re.compile(r"context[ _](length|window|size)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class EndpointAgent(Agent):
         retries: further tries when the endpoint is not reached, busy or failing; the pauses double from half a second.
         concurrency: requests at a time; further ones wait.
 
-    Raises ConfigError for what is no address, and, from `act`, EndpointError.
+    Raises ConfigError for what is no address or no such number, and, from `act`, EndpointError.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class EndpointAgent(Agent):
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"an endpoint is an address such as http://localhost:8000, not '{url}'")
+        if retries < 0 or concurrency < 1:
+            raise ConfigError(f"retries must be 0 or more and concurrency 1 or more, not {retries} and {concurrency}")
         api_key = api_key.strip() if api_key else None  # a file that it was read from may end in a line break
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("the API key has characters that none can have, such as line breaks")
@@ -112,6 +117,8 @@ class EndpointAgent(Agent):
                     return json.loads(response.read())
             except urllib.error.HTTPError as error:
                 problem, wait = f"answered {error.code}: {_detail(error)}", error.headers.get("Retry-After", "")
+                if error.code == 400 and _OVERFLOW.search(problem):
+                    raise ContextOverflow(f"{self.url} {problem}") from error
                 if error.code not in _PASSING:
                     raise EndpointError(f"{self.url} {problem}") from error
             except json.JSONDecodeError as error:

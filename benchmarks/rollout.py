@@ -8,7 +8,7 @@
 
 The model has random weights and about 5M parameters in float32; sampling is from the full softmax at temperature 1. The
 engines play through the collector; `generate` computes whole conversations anew each turn, in a batch that waits for
-its slowest environment.
+its slowest environment. It steps all environments at once, the collector up to 64.
 """
 
 from __future__ import annotations

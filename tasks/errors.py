@@ -65,6 +65,10 @@ class EndpointError(VerigymError):
     """An endpoint that cannot be reached, refuses, or answers something else than a turn."""
 
 
+class ContextOverflow(EndpointError):  # noqa: N818 - an end of the conversation rather than a mistake
+    """A conversation, and the tokens asked for, do not fit into the context of the endpoint's model."""
+
+
 class SyncError(VerigymError):
     """A rollout engine that does not follow the learner's weights."""
 

@@ -17,12 +17,14 @@ from verigym.agents.agent import LocalAgent, load_chat, save_checkpoint
 from verigym.agents.endpoint import EndpointAgent, as_openai
 from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.make import make_engine
+from verigym.agents.episode import Truncation
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.cli import main
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import play, play_endpoint, summarise
 from verigym.tasks.canonical import parse_turn, render_call
 from verigym.tasks.errors import ConfigError, EndpointError, RunError
+from verigym.verifiers import Outcome
 
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24, "split": "test"})
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 6, "split": "test"})
@@ -291,6 +293,31 @@ def test_episodes_that_the_endpoint_fails_are_left_out_and_all_of_them_are_an_er
         episodes = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=2)
         with pytest.raises(RunError, match=r"EndpointError: .* answered 401: no key"):
             summarise(episodes)
+
+
+def test_a_conversation_that_outgrows_the_context_fails_and_a_question_that_does_is_the_endpoints_failure() -> None:
+    problem = {"error": {"message": "This model's maximum context length is 64 tokens."}}
+
+    def answers(body: dict[str, Any]) -> tuple[int, Any]:
+        begun = len(body["messages"]) > 1
+        call = {"content": "", "tool_calls": [function("calculator", '{"expression": "6 * 7"}')]}
+        return (400, problem) if begun else completion(call)
+
+    with serving(answers) as url:
+        (episode,) = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=1)
+    assert (episode.verdict.reward, episode.verdict.outcome) == (0.0, Outcome.UNPARSEABLE)
+    assert episode.truncation is Truncation.CONTEXT
+    assert "64 tokens" in episode.verdict.reason
+    assert len(episode.turns) == 1
+    with serving(lambda _: (400, problem)) as url:
+        (episode,) = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=1)
+    assert episode.verdict.outcome is Outcome.INFRA_ERROR
+
+
+@pytest.mark.parametrize("options", [{"retries": -1}, {"concurrency": 0}])
+def test_numbers_with_which_nothing_can_be_asked_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="retries must be 0 or more and concurrency 1 or more"):
+        EndpointAgent("http://localhost:1", "m", **options)
 
 
 def test_a_turn_without_calls_is_sent_as_it_is() -> None:

@@ -129,9 +129,6 @@ class VLLMServerEngine(Engine):
             raise EngineError(f"{self.url} keeps keys and values of older weights: its prefix cache was not reset")
         self.version = version
 
-    def sleep(self) -> None:
-        """The server keeps its memory: it is not the learner's."""
-
     @property
     def pending(self) -> int:
         return len(self._open)
