@@ -206,7 +206,7 @@ register(
         "max_turns": 40,
         "max_calls": 200,
         "max_reply": 20_000,
-        "max_tokens_per_turn": 4096,
+        "max_tokens_per_turn": 8192,
     },
 )
 register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})

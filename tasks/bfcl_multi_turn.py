@@ -4,8 +4,8 @@ A row of the questions (`multi_turn_base`), cut, and that of its answer:
 
     {"id": "multi_turn_base_6", "involved_classes": ["GorillaFileSystem"], "initial_config": {"GorillaFileSystem":
      {"root": {"gorilla": {"type": "directory", "contents": {...}}}}}, "question": [[{"role": "user", "content":
-     "Please initiate a file creation in our communal folder ..."}], [{"role": "user", "content": "How many words ..."}]]}
-    {"id": "multi_turn_base_6", "ground_truth": [["cd(folder='communal')", "touch(file_name='Report')"], ["wc('Report')"]]}
+     "Please initiate a file creation in our communal folder ..."}], [{"role": "user", "content": "How many ..."}]]}
+    {"id": "multi_turn_base_6", "ground_truth": [["cd(folder='communal')", "touch(file_name='R')"], ["wc('R')"]]}
 
 The services are worlds of our own (`worlds.bfcl`). The metadata has the world's start and the user's lines; the target
 is a gold episode: for each line the calls of the ground truth, and a message that tells the user what is owed. In it
@@ -18,6 +18,7 @@ is a gold episode: for each line the calls of the ground truth, and a message th
 Categories: base; miss_func, some functions are offered only from a later line on, which shows their documents;
 miss_param, a fact is left out and given with the next line; long_context, with much more in the world (`bulk`, our
 own: BFCL adds such by code). Of long_context, files that the ground truth names and the row has not are added too.
+`echo` writes to a file that is there; it creates one only in rows whose ground truth takes that for granted.
 
 A call of the ground truth that the world refuses changes nothing: it is no part of the gold episode, and listed in
 `metadata["refused"]`. A row with a call that is no call of literals is left out, and the task set says so (`left_out`).
@@ -90,6 +91,7 @@ def _to_task(row: Row, category: str, answers: Mapping[str, Any]) -> Task:
     state = _state(row, names)
     if category == "long_context":
         state = _with_named_files(lengthened(state, task_id), calls)
+    state = _with_echo(state, calls)
     metadata = {"category": category, "world": "bfcl", "state": state, "tools": tools, "user": lines}
     gold, refused = _gold(Task(task_id, lines[0]["says"], None, metadata), calls)
     return Task(task_id, lines[0]["says"], {"turns": gold}, MappingProxyType({**metadata, "refused": refused}))
@@ -202,6 +204,16 @@ def _with_named_files(state: dict[str, Any], calls: Sequence[Sequence[Call]]) ->
         if missing is None:
             return state
         state = {**state, FILES: {**state[FILES], missing: {"type": "file", "content": _ADDED}}}
+
+
+def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
+    """The state, in which echo creates a file if the calls take that for granted."""
+    world = Services(state)
+    for call in (call for turn in calls for call in turn):
+        world.call(**call)
+        if world.events[-1].failed and call["name"] == "echo":
+            return {**state, "shell": {"echo": {"creates": True}}}
+    return state
 
 
 def _missing(world: Services, call: Call) -> Iterator[str]:

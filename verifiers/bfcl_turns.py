@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +44,10 @@ class BFCLTurnsVerifier(Verifier):
 
     - `state`: what differs from the world's start is the same, with exact types. Where the agent stands in the file
       system counts only if the gold calls on files end with going there.
-    - `log`: no call wrote a field that the gold calls of this line do not write, even if it was undone; a file or
-      folder that was there neither before nor after does not count.
+    - `log`: no field was written more often than by the gold calls of this line, even if that was undone or written
+      over; a file or folder that was there neither before nor after does not count.
     - `done`: a gold call of a function that changes things, but changed nothing (the doors were locked already), was
-      made too: one of the function with the same result.
+      made too, with the same arguments; defaults and the order of a list do not count.
     - `told`: each result that the gold message quotes is quoted in the agent's message, and what the agent quotes is
       true: the result of a call that it made. `[cannot: ...]` is said where the gold message says so, nowhere else.
 
@@ -138,7 +139,7 @@ def _state_problem(turn: _Turn, right: _Turn) -> str:
 
 
 def _log_problem(turn: _Turn, right: _Turn, files: Mapping[str, Record]) -> str:
-    strange = sorted(_touched(turn.events) - _touched(right.events))
+    strange = sorted(_written(turn.events) - _written(right.events))
     lasting = [place for place in strange if place[0] != FILES or _is_there(place, turn, files)]
     if not lasting:
         return ""
@@ -147,8 +148,9 @@ def _log_problem(turn: _Turn, right: _Turn, files: Mapping[str, Record]) -> str:
     return f"the agent changed what nobody asked it to: {cut(what, 80)}"
 
 
-def _touched(events: Sequence[Event]) -> set[Touched]:
-    return {place for event in events for place in event.touched if place[0] != NAVIGATION}
+def _written(events: Sequence[Event]) -> Counter[Touched]:
+    """How many calls wrote each field."""
+    return Counter(place for event in events for place in event.touched if place[0] != NAVIGATION)
 
 
 def _is_there(place: Touched, turn: _Turn, files: Mapping[str, Record]) -> bool:
@@ -158,10 +160,23 @@ def _is_there(place: Touched, turn: _Turn, files: Mapping[str, Record]) -> bool:
 
 
 def _done_problem(turn: _Turn, right: _Turn) -> str:
-    made = {(event.name, event.result) for event in turn.events if not event.failed}
+    made = {_key(event) for event in turn.events if not event.failed}
     idle = [event for event in right.events if event.name in ACTS and not event.touched and not event.failed]
-    missing = [event.name for event in idle if (event.name, event.result) not in made]
+    missing = [event.name for event in idle if _key(event) not in made]
     return f"the agent did not call {missing[0]} as it had to" if missing else ""
+
+
+def _key(event: Event) -> str:
+    """A call as a text: the same for arguments that mean the same."""
+    schemas = Services.tools()[event.name].parameters["properties"]
+    arguments = {name: schema["default"] for name, schema in schemas.items() if "default" in schema} | event.arguments
+    return json.dumps([event.name, {name: _loosely(value) for name, value in arguments.items()}], sort_keys=True)
+
+
+def _loosely(value: Any) -> Any:
+    if isinstance(value, list):
+        return sorted(map(json.dumps, value))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _told_problem(said: str, right: str, made: Sequence[Event]) -> str:

@@ -80,7 +80,7 @@ def _stocks(tables: Tables, generator: random.Random) -> None:
 
 def _bookings(tables: Tables, generator: random.Random) -> None:
     others = {}
-    for number in range(100):
+    for number in range(40):
         trip = {"travel_date": f"2019-{number % 12 + 1:02}-11", "travel_from": "LAX", "travel_to": "HND"}
         cost = float(generator.randint(100, 2000))
         paid = {"travel_class": "economy", "travel_cost": cost, "transaction_id": f"{generator.randrange(10**8):08}"}

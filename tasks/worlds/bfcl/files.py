@@ -24,7 +24,11 @@ def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
     """Each file and folder by its path; the agent stands in the one folder at the top."""
     root = config.get("root") or {"workspace": {"type": "directory", "contents": {}}}
     entries = dict(_entries("", root))
-    return {FILES: entries, NAVIGATION: {"folder": {"path": next(iter(entries))}}}
+    return {
+        FILES: entries,
+        NAVIGATION: {"folder": {"path": next(iter(entries))}},
+        "shell": {"echo": {"creates": bool(config.get("echo_creates", False))}},
+    }
 
 
 def _entries(folder: str, contents: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
@@ -104,12 +108,14 @@ class GorillaFileSystem(World):
 
         Args:
             content: The text.
-            file_name: The file's name, which may be new; without it the text goes to the terminal.
+            file_name: The file's name; without it the text goes to the terminal.
         """
         if file_name in (NONE, ""):
             return {"terminal_output": content}
         path = self.__path(file_name)
         entry = self.store.get(FILES, path)
+        if entry is None and not (self.store.get("shell", "echo") or {}).get("creates"):
+            raise ValueError(f"there is no file '{file_name[:80]}' here; touch creates one")
         if entry is not None and entry["type"] != "file":
             raise ValueError(f"{file_name} is a folder")
         self.store.put(FILES, path, {"type": "file", "content": content})

@@ -10,7 +10,7 @@ from typing import Any
 
 from verigym.tasks.worlds.world import World
 
-_MAX_DIGITS = 1000  # of a precision that is asked for
+_MAX_DIGITS = 100  # of a precision that is asked for
 _SI = {
     "pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "": 0,
     "deca": 1, "hecto": 2, "kilo": 3, "mega": 6, "giga": 9, "tera": 12,

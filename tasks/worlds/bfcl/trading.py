@@ -47,7 +47,7 @@ _ORDERS = {  # where a row has none, the latest order is one that can still be c
 
 
 def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
-    """`stocks` by symbol, `orders` by number, the account, and the watchlist."""
+    """`stocks` and the `watchlist` by symbol, `orders` by number, and the account."""
     orders = config.get("orders", _ORDERS)
     kind = orders.get("order_type", "Buy")  # some rows put it beside the orders
     found = {str(key): _order(key, each, kind) for key, each in orders.items() if isinstance(each, Mapping)}
@@ -56,12 +56,12 @@ def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
     return {
         "stocks": {symbol: dict(stock) for symbol, stock in stocks.items()},
         "orders": found,
+        "watchlist": {symbol: {"symbol": symbol} for symbol in config.get("watch_list", [])},
         "trading": {
             "account": {**account, "balance": float(account["balance"])},
             "session": {"authenticated": bool(config.get("authenticated", False))},
             "market": {"status": config.get("market_status", "Open")},
             "counter": {"next": int(config.get("order_counter", 12446))},
-            "watchlist": {"stocks": list(config.get("watch_list", []))},
             "transactions": {"done": list(config.get("transaction_history", []))},
         },
     }
@@ -89,11 +89,8 @@ class TradingBot(World):
         """
         self.__user()
         self.__stock(stock)
-        stocks = self.__record("watchlist")["stocks"]
-        if stock not in stocks:
-            stocks = [*stocks, stock]
-            self.store.put("trading", "watchlist", {"stocks": stocks})
-        return {"watchlist": stocks}
+        self.store.put("watchlist", stock, {"symbol": stock})
+        return {"watchlist": self.store.keys("watchlist")}
 
     def cancel_order(self, order_id: int) -> dict[str, Any]:
         """Cancel an order that is not completed.
@@ -192,7 +189,7 @@ class TradingBot(World):
     def get_watchlist(self) -> dict[str, Any]:
         """Show the watchlist."""
         self.__user()
-        return {"watchlist": self.__record("watchlist")["stocks"]}
+        return {"watchlist": self.store.keys("watchlist")}
 
     def notify_price_change(self, stocks: list[str], threshold: float) -> dict[str, Any]:
         """Tell which of several stocks have changed in price by at least so many per cent.
@@ -239,10 +236,9 @@ class TradingBot(World):
             symbol: The symbol of the stock.
         """
         self.__user()
-        stocks = self.__record("watchlist")["stocks"]
-        if symbol not in stocks:
+        if ("watchlist", symbol) not in self.store:
             raise ValueError(f"{symbol[:20]} is not on the watchlist")
-        self.store.put("trading", "watchlist", {"stocks": [each for each in stocks if each != symbol]})
+        self.store.delete("watchlist", symbol)
         return {"status": f"Stock {symbol} removed from watchlist successfully"}
 
     def trading_get_login_status(self) -> dict[str, Any]:

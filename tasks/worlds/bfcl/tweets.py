@@ -15,17 +15,21 @@ _ACCOUNT = {"username": "john", "password": "john123"}
 
 
 def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
-    """`tweets` and `comments` by the tweet's number, `retweets` by user, and the account."""
+    """`tweets` and `comments` by the tweet's number, `retweets` by both, `following` by user, and the account."""
     account = {key: config.get(key, value) for key, value in _ACCOUNT.items()}
     tweets = config.get("tweets", {})
     return {
         "tweets": {str(tweet.get("id", key)): _tweet(tweet, key) for key, tweet in tweets.items()},
         "comments": {str(key): {"comments": _comments(found)} for key, found in config.get("comments", {}).items()},
-        "retweets": {str(user): {"tweets": list(found)} for user, found in config.get("retweets", {}).items()},
+        "retweets": {
+            f"{user}/{number}": {"username": str(user), "id": number}
+            for user, found in config.get("retweets", {}).items()
+            for number in found
+        },
+        "following": {user: {"username": user} for user in config.get("following_list", ["alice", "bob"])},
         "twitter": {
             "account": account,
             "session": {"authenticated": bool(config.get("authenticated", False))},
-            "following": {"users": list(config.get("following_list", ["alice", "bob"]))},
             "counter": {"next": int(config.get("tweet_counter", len(tweets)))},
         },
     }
@@ -84,10 +88,9 @@ class TwitterAPI(World):
             username_to_follow: The name of the user.
         """
         self.__user()
-        users = self.__record("following")["users"]
-        if username_to_follow in users:
+        if ("following", username_to_follow) in self.store:
             return {"follow_status": False}
-        self.store.put("twitter", "following", {"users": [*users, username_to_follow]})
+        self.store.put("following", username_to_follow, {"username": username_to_follow})
         return {"follow_status": True}
 
     def get_tweet(self, tweet_id: int) -> dict[str, Any]:
@@ -114,11 +117,10 @@ class TwitterAPI(World):
             username: The user's name.
         """
         own = username == self.__record("account")["username"]
-        retweets = self.store.get("retweets", username) or {"tweets": []}
         return {
             "tweet_count": len(self.store.find("tweets", username=username)),
-            "following_count": len(self.__record("following")["users"]) if own else 0,
-            "retweet_count": len(retweets["tweets"]),
+            "following_count": len(self.store.keys("following")) if own else 0,
+            "retweet_count": len(self.store.find("retweets", username=username)),
         }
 
     def get_user_tweets(self, username: str) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class TwitterAPI(World):
     def list_all_following(self) -> dict[str, Any]:
         """List the users that the authenticated user follows."""
         self.__user()
-        return {"following_list": self.__record("following")["users"]}
+        return {"following_list": self.store.keys("following")}
 
     def mention(self, tweet_id: int, mentioned_usernames: list[str]) -> dict[str, Any]:
         """Mention users in a tweet that is there already.
@@ -175,10 +177,9 @@ class TwitterAPI(World):
         """
         user = self.__user()
         self.__tweet(tweet_id)
-        retweets = (self.store.get("retweets", user) or {"tweets": []})["tweets"]
-        if tweet_id in retweets:
+        if ("retweets", f"{user}/{tweet_id}") in self.store:
             return {"retweet_status": "Already retweeted"}
-        self.store.put("retweets", user, {"tweets": [*retweets, tweet_id]})
+        self.store.put("retweets", f"{user}/{tweet_id}", {"username": user, "id": tweet_id})
         return {"retweet_status": "Successfully retweeted"}
 
     def search_tweets(self, keyword: str) -> dict[str, Any]:
@@ -199,11 +200,9 @@ class TwitterAPI(World):
             username_to_unfollow: The name of the user.
         """
         self.__user()
-        users = self.__record("following")["users"]
-        if username_to_unfollow not in users:
+        if ("following", username_to_unfollow) not in self.store:
             return {"unfollow_status": False}
-        left = [name for name in users if name != username_to_unfollow]
-        self.store.put("twitter", "following", {"users": left})
+        self.store.delete("following", username_to_unfollow)
         return {"unfollow_status": True}
 
     def __record(self, name: str) -> Record:

@@ -111,6 +111,7 @@ def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
     for field, default in _START.items():
         value = config.get(field, default)
         car.setdefault(_PARTS_OF[field], {})[field] = float(value) if isinstance(default, float) else value
+    car["doors"] = {**_START["doorStatus"], **car["doors"]["doorStatus"]}
     notes = config.get("metadata")
     return {"car": {**car, **({"notes": {"metadata": notes}} if notes else {})}}
 
@@ -175,7 +176,7 @@ class VehicleControlAPI(World):
             option: "fuel", "battery", "doors", "climate", "headlights", "parkingBrake", "brakePedal" or "engine".
         """
         _one_of("option", option, tuple(_PARTS))
-        part = self.__part(option)
+        part = {"doorStatus": self.__part("doors")} if option == "doors" else self.__part(option)
         status = {_SHOWN_AS.get(field, field): part[field] for field in _PARTS[option]}
         notes = self.store.get("car", "notes")
         return {"status": {**status, **(notes or {})}}
@@ -277,8 +278,7 @@ class VehicleControlAPI(World):
         for name in door:
             _one_of("door", name, _DOORS)
         status = "unlocked" if unlock else "locked"
-        doors = {**self.__part("doors")["doorStatus"], **dict.fromkeys(door, status)}
-        self.__change("doors", doorStatus=doors)
+        doors = self.__change("doors", **dict.fromkeys(door, status))
         return {"lockStatus": status, "remainingUnlockedDoors": list(doors.values()).count("unlocked")}
 
     def pressBrakePedal(self, pedalPosition: float) -> dict[str, Any]:
@@ -347,7 +347,7 @@ class VehicleControlAPI(World):
         _one_of("ignitionMode", ignitionMode, ("START", "STOP"))
         fuel, battery = self.__part("fuel")["fuelLevel"], self.__part("battery")["batteryVoltage"]
         if ignitionMode == "START":
-            if "unlocked" in self.__part("doors")["doorStatus"].values():
+            if "unlocked" in self.__part("doors").values():
                 raise ValueError("all doors must be locked before the engine starts")
             if self.__part("brakePedal")["brakePedalForce"] < _PEDAL_FORCE:
                 raise ValueError("the brake pedal must be fully pressed before the engine starts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from verigym.tasks.worlds.bfcl import files, messages, tickets, trading, travel, tweets, vehicle
@@ -19,6 +19,7 @@ from verigym.tasks.worlds.world import World
 
 __all__ = ["ACTS", "APIS", "FILES", "NAVIGATION", "Services", "tables_of"]
 
+MAX_NUMBER = 10**15
 Tables = dict[str, dict[str, Record]]
 
 _TABLES: dict[type[World], Callable[[Mapping[str, Any]], Tables]] = {
@@ -40,6 +41,20 @@ ACTS = frozenset().union(*(module.ACTS for module in (files, messages, tickets, 
 
 class Services(GorillaFileSystem, MathAPI, MessageAPI, TicketAPI, TradingBot, TravelAPI, TwitterAPI, VehicleControlAPI):
     """All functions of all services; no two of them share a name or a table."""
+
+    def _result(self, name: str, arguments: dict[str, Any]) -> str:
+        if any(abs(number) > MAX_NUMBER for number in _numbers(arguments)):
+            raise ValueError(f"a number must be from {-MAX_NUMBER} to {MAX_NUMBER}")
+        return super()._result(name, arguments)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in plain data."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
 
 
 def tables_of(config: Mapping[str, Any], names: list[str]) -> Tables:
