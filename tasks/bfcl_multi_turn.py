@@ -17,7 +17,7 @@ is a gold episode: for each line the calls of the ground truth, and a message th
 
 Categories: base; miss_func, some functions are offered only from a later line on, which shows their documents;
 miss_param, a fact is left out and given with the next line; long_context, with much more in the world (`bulk`, our
-own: BFCL adds such by code). Of long_context, files that the ground truth names and the row has not are added too.
+own: BFCL adds such by code), and the files and folders that the ground truth takes for granted.
 `echo` writes to a file that is there; it creates one only in rows whose ground truth takes that for granted.
 
 A call of the ground truth that the world refuses changes nothing: it is no part of the gold episode, and listed in
@@ -41,13 +41,19 @@ from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.bfcl import ACTS, APIS, FILES, NAVIGATION, Services, lengthened, tables_of
 from verigym.tasks.worlds.scenario import Scenario
+from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import Event
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 MAX_SOURCE = 20_000  # characters of a call in a ground truth
 NEW_FUNCTIONS = "You can use these functions too, from now on:\n{}\nPlease do now what I asked for."
-_FILE_ARGUMENTS = ("file_name", "file_name1", "file_name2", "source")
-_FILE_READERS = ("cat", "cp", "diff", "grep", "mv", "rm", "sort", "tail", "wc")
+_NAMING = {  # the arguments with which functions name what is there
+    **dict.fromkeys(("cat", "grep", "rm", "sort", "tail", "wc"), ("file_name",)),
+    **dict.fromkeys(("cp", "mv"), ("source",)),
+    "diff": ("file_name1", "file_name2"),
+    "cd": ("folder",),
+    "rmdir": ("dir_name",),
+}
 _ADDED = "This file is there to make the task long."
 
 Call = dict[str, Any]
@@ -79,8 +85,10 @@ def _to_task(row: Row, category: str, answers: Mapping[str, Any]) -> Task:
     if not isinstance(turns, list) or not turns:
         raise row.error("the field 'question' must hold a list of turns")
     truth = row.values.get("ground_truth", answers.get(task_id))
-    if not isinstance(truth, list) or len(truth) != len(turns) or not all(isinstance(turn, list) for turn in truth):
-        raise row.error(f"the ground truth of '{task_id}' must have a list of calls for each of its {len(turns)} turns")
+    if not isinstance(truth, list) or not all(isinstance(turn, list) for turn in truth):
+        raise row.error(f"no ground truth for '{task_id}', which is a list of calls for each turn")
+    if len(truth) != len(turns):
+        raise row.unusable(f"{task_id} has {len(turns)} turns, and a ground truth of {len(truth)}")
     try:
         calls = [[parse_call(text) for text in turn] for turn in truth]
     except TaskDataError as error:
@@ -119,21 +127,26 @@ def _state(row: Row, names: list[str]) -> dict[str, Any]:
 
 def _names(row: Row, field: str) -> list[str]:
     found = row.values.get(field) or []
-    if not isinstance(found, list) or not all(name in Services.tools() for name in found):
+    if not isinstance(found, list):
         raise row.error(f"the field '{field}' must hold a list of functions, not {str(found)[:80]}")
-    return found
+    return _known(row, found)
 
 
 def _missed(row: Row) -> dict[int, list[str]]:
     """The functions that are offered only from a line on, by its index."""
     found = row.values.get("missed_function") or {}
     try:
-        missed = {int(index): list(names) for index, names in found.items()}
-        if all(name in Services.tools() for names in missed.values() for name in names):
-            return missed
-    except (AttributeError, TypeError, ValueError):
-        pass
-    raise row.error(f'the field \'missed_function\' must be such as {{"2": ["sort"]}}, not {str(found)[:80]}')
+        return {int(index): _known(row, [*names]) for index, names in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        wanted = '{"2": ["sort"]}'
+        raise row.error(f"the field 'missed_function' must be such as {wanted}, not {str(found)[:80]}") from error
+
+
+def _known(row: Row, names: list[str]) -> list[str]:
+    for name in names:
+        if name not in Services.tools():
+            raise row.unusable(str(UnknownNameError.of("function", str(name)[:80], Services.tools())))
+    return names
 
 
 def _line(row: Row, turn: Any, offered: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +159,7 @@ def _line(row: Row, turn: Any, offered: Sequence[str]) -> dict[str, Any]:
     if offered:
         said.append(NEW_FUNCTIONS.format("\n".join(json.dumps(Services.tools()[name].schema) for name in offered)))
     if not "".join(said).strip():
-        raise row.error("a turn in which no function is new must have a message of the user")
+        raise row.unusable("a turn in which no function is new has no message of the user")
     return {"says": "\n\n".join(said), "any_answer": True, **({"tools": tuple(offered)} if offered else {})}
 
 
@@ -200,10 +213,11 @@ def _with_named_files(state: dict[str, Any], calls: Sequence[Sequence[Call]]) ->
         return state
     while True:
         world = Services(state)
-        missing = next((path for turn in calls for call in turn for path in _missing(world, call)), None)
-        if missing is None:
+        missing = (found for turn in calls for call in turn for found in _missing(world, call))
+        path, entry = next(((path, entry) for path, entry in missing if path not in state[FILES]), ("", {}))
+        if not path:
             return state
-        state = {**state, FILES: {**state[FILES], missing: {"type": "file", "content": _ADDED}}}
+        state = {**state, FILES: {**state[FILES], path: entry}}
 
 
 def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
@@ -216,15 +230,17 @@ def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[s
     return state
 
 
-def _missing(world: Services, call: Call) -> Iterator[str]:
-    """The paths of files that a call names and that are not there; makes the call."""
+def _missing(world: Services, call: Call) -> Iterator[tuple[str, Record]]:
+    """The files and folders, by path, that a call names and that are not there; makes the call."""
     world.call(**call)
-    if world.events[-1].failed and call["name"] in _FILE_READERS:
-        here = (world.store.get(NAVIGATION, "folder") or {})["path"]
-        for name in _FILE_ARGUMENTS:
-            path = f"{here}/{call['arguments'].get(name)}"
-            if name in call["arguments"] and "/" not in call["arguments"][name] and (FILES, path) not in world.store:
-                yield path
+    if not world.events[-1].failed or call["name"] not in _NAMING:
+        return
+    here = (world.store.get(NAVIGATION, "folder") or {})["path"]
+    for argument in _NAMING[call["name"]]:
+        name = str(call["arguments"].get(argument, ""))
+        if name not in ("", ".", "..") and "/" not in name and (FILES, f"{here}/{name}") not in world.store:
+            folder = call["name"] in ("cd", "rmdir")
+            yield f"{here}/{name}", {"type": "directory"} if folder else {"type": "file", "content": _ADDED}
 
 
 # The gold episode.

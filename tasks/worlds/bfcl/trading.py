@@ -113,7 +113,8 @@ class TradingBot(World):
             min_price: The lowest price.
             max_price: The highest price.
         """
-        found = [symbol for symbol in stocks if min_price <= self.__stock(symbol)["price"] <= max_price]
+        prices = {symbol: (self.store.get("stocks", symbol) or {}).get("price", -1.0) for symbol in stocks}
+        found = [symbol for symbol, price in prices.items() if max(min_price, 0.0) <= price <= max_price]
         return {"filtered_stocks": found}
 
     def fund_account(self, amount: float) -> dict[str, Any]:
@@ -198,7 +199,8 @@ class TradingBot(World):
             stocks: The symbols of the stocks.
             threshold: How many per cent.
         """
-        changes = {symbol: self.__stock(symbol).get("percent_change", 0.0) for symbol in stocks}
+        known = {symbol: self.store.get("stocks", symbol) or {} for symbol in stocks}
+        changes = {symbol: stock.get("percent_change", 0.0) for symbol, stock in known.items()}
         moved = [symbol for symbol, change in changes.items() if abs(change) >= threshold]
         said = f"Stocks {', '.join(moved)} have changed" if moved else "No significant price changes"
         return {"notification": said}

@@ -56,7 +56,7 @@ _PER_DOLLAR = {
     "USD": 1.0, "RMB": 7.0, "EUR": 0.8, "JPY": 110.0, "GBP": 0.7, "CAD": 1.3, "AUD": 1.4, "INR": 70.0, "RUB": 60.0,
     "BRL": 3.8, "MXN": 20.0,
 }  # fmt: skip
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}", re.ASCII)
 _FISCAL_YEAR = "2026"
 
 
@@ -416,12 +416,12 @@ def _fare(travel_from: str, travel_to: str, travel_date: str, travel_class: str)
         raise ValueError("a flight goes from one airport to another")
     if not _DATE.fullmatch(travel_date):
         raise ValueError(f"a date is written YYYY-MM-DD, not '{travel_date[:20]}'")
-    if travel_class not in _CLASSES:
+    if travel_class.casefold() not in _CLASSES:
         raise ValueError(f"travel_class must be economy, business or first, not '{travel_class[:20]}'")
     route = "-".join(sorted((travel_from, travel_to)))
-    base = _FARES.get(route, 100 + 10 * (zlib.crc32(route.encode()) % 20))
+    base = _FARES.get(route, 80 + 10 * (zlib.crc32(route.encode()) % 10))
     even = sum(map(int, travel_date.replace("-", ""))) % 2 == 0
-    return float(base * _CLASSES[travel_class] * (2 if even else 1))
+    return float(base * _CLASSES[travel_class.casefold()] * (2 if even else 1))
 
 
 def _unverified(why: str) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class VehicleControlAPI(World):
             cityB: The zipcode of the second city.
         """
         for code in (cityA, cityB):
-            if not re.fullmatch(r"\d{5}", code):
+            if not re.fullmatch(r"[0-9]{5}", code):
                 raise ValueError(f"'{code[:20]}' is no zipcode; get_zipcode_based_on_city gives those of cities")
         if cityA == cityB:
             return {"distance": 0.0, "intermediaryCities": []}
