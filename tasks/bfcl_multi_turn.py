@@ -184,6 +184,8 @@ def parse_call(text: Any) -> Call:
         schemas = Services.tools()[name].parameters["properties"]
         if len(call.args) > len(schemas):
             raise ValueError(f"{name} takes {len(schemas)} arguments")
+        if any(word.arg is None for word in call.keywords):
+            raise ValueError("its arguments must be written out")
         given = list(zip(schemas, call.args, strict=False)) + [(str(word.arg), word.value) for word in call.keywords]
         if len({argument for argument, _ in given}) < len(given):
             raise ValueError("an argument is given twice")
@@ -248,7 +250,9 @@ def _missing(world: Services, call: Call) -> Iterator[tuple[str, Record]]:
 
 def _gold(task: Task, calls: Sequence[Sequence[Call]]) -> tuple[list[list[Call] | str], list[str]]:
     """The turns of the gold episode, and the calls of the ground truth that the world refused."""
-    scenario, turns, refused = Scenario(task), [], []
+    scenario = Scenario(task)
+    turns: list[list[Call] | str] = []
+    refused: list[str] = []
     for several in calls:
         world, begin = scenario.world, len(scenario.world.events)
         before = world.store.changes()

@@ -169,14 +169,15 @@ def _done_problem(turn: _Turn, right: _Turn) -> str:
 def _key(event: Event) -> str:
     """A call as a text: the same for arguments that mean the same."""
     schemas = Services.tools()[event.name].parameters["properties"]
-    arguments = {name: schema["default"] for name, schema in schemas.items() if "default" in schema} | event.arguments
+    defaults = {name: schema["default"] for name, schema in schemas.items() if "default" in schema}
+    arguments = {**defaults, **event.arguments}
     return json.dumps([event.name, {name: _loosely(value) for name, value in arguments.items()}], sort_keys=True)
 
 
 def _loosely(value: Any) -> Any:
     if isinstance(value, list):
         return sorted(map(json.dumps, value))
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value  # MAX_NUMBER is finite
 
 
 def _told_problem(said: str, right: str, made: Sequence[Event]) -> str:

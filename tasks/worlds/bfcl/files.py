@@ -16,6 +16,8 @@ NAVIGATION = "place"
 
 FILES = "files"
 NONE = "None"  # how the documents write an argument that is left out
+_MAX_ENTRIES = 5000  # files and folders, so that copies of copies stay few
+_MAX_COMPARED = 500  # lines of a file
 _UNITS = ("B", "KB", "MB", "GB")
 _COUNTS = {"l": "lines", "w": "words", "c": "characters"}
 
@@ -79,7 +81,10 @@ class GorillaFileSystem(World):
             destination: The new name, or the folder to copy into; no path.
         """
         old, new = self.__way(source, destination)
-        for path, entry in self.__tree(old):
+        copied = self.__tree(old)
+        if len(self.store.keys(FILES)) + len(copied) > _MAX_ENTRIES:
+            raise ValueError(f"there is no room for more than {_MAX_ENTRIES} files and folders")
+        for path, entry in copied:
             self.store.put(FILES, new + path[len(old) :], entry)
         return {"result": f"'{source}' copied to '{destination}'"}
 
@@ -90,8 +95,15 @@ class GorillaFileSystem(World):
             file_name1: The first file's name; its own lines are marked "- ".
             file_name2: The second file's name; its own lines are marked "+ ".
         """
-        lines = difflib.ndiff(self.__content(file_name1).splitlines(), self.__content(file_name2).splitlines())
-        return {"diff_lines": "\n".join(line for line in lines if line.startswith(("- ", "+ ")))}
+        one, other = self.__content(file_name1).splitlines(), self.__content(file_name2).splitlines()
+        if max(len(one), len(other)) > _MAX_COMPARED:
+            raise ValueError(f"only files of at most {_MAX_COMPARED} lines can be compared")
+        found = []
+        for kind, start, end, other_start, other_end in difflib.SequenceMatcher(None, one, other, False).get_opcodes():
+            if kind != "equal":
+                found += [f"- {line}" for line in one[start:end]]
+                found += [f"+ {line}" for line in other[other_start:other_end]]
+        return {"diff_lines": "\n".join(found)}
 
     def du(self, human_readable: bool = False) -> dict[str, Any]:
         """Tell how much room the files in the current folder and below it take.

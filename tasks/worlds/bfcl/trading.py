@@ -301,7 +301,7 @@ class TradingBot(World):
         account = self.__record("account")
         if (change > 0) != (kind == "deposit") or change == 0:
             raise ValueError("amount must be above 0")
-        balance = round(account["balance"] + change, 2)
+        balance: float = round(account["balance"] + change, 2)
         if balance < 0:
             raise ValueError(f"the balance of the account is only {account['balance']}")
         self.store.put("trading", "account", {**account, "balance": balance})

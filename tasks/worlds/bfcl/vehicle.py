@@ -109,7 +109,7 @@ def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
     config = {"headLightMode": config.get("headLightStatus", "off"), **config}
     car: dict[str, Record] = {}
     for field, default in _START.items():
-        value = config.get(field, default)
+        value: Any = config.get(field, default)
         car.setdefault(_PARTS_OF[field], {})[field] = float(value) if isinstance(default, float) else value
     car["doors"] = {**_START["doorStatus"], **car["doors"]["doorStatus"]}
     notes = config.get("metadata")
