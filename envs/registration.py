@@ -203,7 +203,7 @@ register(
         "split": "test",
         "verifier": "bfcl_turns",
         "instructions": TURNS,
-        "max_turns": 40,
+        "max_turns": 100,
         "max_calls": 200,
         "max_reply": 20_000,
         "max_tokens_per_turn": 8192,

@@ -12,7 +12,7 @@ is a gold episode: for each line the calls of the ground truth, and a message th
 
 - the result of a call is quoted as `[wc: {"count": 9, "type": "words"}]`: a look-up is owed unless its result supplies
   an argument of a later call of the same turn (a price that is then paid), the argument being none that the look-up was
-  given. Of a turn that changes nothing and owes no look-up, the result of the last call is owed.
+  given. Of a turn that only goes where one is already, the result of the last call is owed.
 - where the ground truth has no call, as a function or a fact is missing, `[cannot: ...]` is owed.
 
 Categories: base; miss_func, some functions are offered only from a later line on, which shows their documents;
@@ -122,7 +122,7 @@ def _state(row: Row, names: list[str]) -> dict[str, Any]:
     try:
         return tables_of(config, names)
     except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
-        raise row.error(f"the field 'initial_config' does not describe {', '.join(names)} ({error!r})") from error
+        raise row.unusable(f"its initial_config does not describe {', '.join(names)} ({error!r})") from error
 
 
 def _names(row: Row, field: str) -> list[str]:
@@ -274,7 +274,7 @@ def _message(events: Sequence[Event], *, changed: bool) -> str:
     if not events:
         return "[cannot: a function or a fact is missing]"
     owed = [event for index, event in enumerate(events) if is_lookup(event) and not _feeds(event, events[index + 1 :])]
-    if not owed and not changed:
+    if not changed and all(event.name == "cd" for event in events):
         owed = [events[-1]]
     return "\n".join(dict.fromkeys(f"[{event.name}: {event.result}]" for event in owed)) or "Done."
 

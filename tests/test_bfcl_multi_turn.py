@@ -195,6 +195,28 @@ def test_what_was_looked_up_must_be_told_in_each_turn(category):
 
 @NEEDS_DATA
 @each_category
+def test_what_is_acted_on_must_be_looked_up(category):
+    """A look-up is left out, unless an earlier one gave the same."""
+    env, count = real(category), 0
+    for task in list(env.tasks)[:: 1 if category == "base" else 4]:
+        turns, known = task.target["turns"], set()
+        assert play(env, task, turns)[0] == 1.0
+        results = iter([(event.name, event.result) for event in env.submission("").events])
+        for at, turn in enumerate(turns):
+            for index, made in enumerate([] if isinstance(turn, str) else turn):
+                result = next(results)
+                if made["name"] not in ACTS | {"cd"} and result not in known:
+                    rest = [*turns[:at], turn[:index] + turn[index + 1 :] or "", *turns[at + 1 :]]
+                    later = {each["name"] for each in turn[index + 1 :]}
+                    if made["name"] not in later:
+                        count += 1
+                        assert play(env, task, without_empty(rest))[0] == 0.0, (task.id, made)
+                known.add(result)
+    assert count > 40
+
+
+@NEEDS_DATA
+@each_category
 def test_policies_that_know_nothing_earn_nothing(category):
     found = validate(real(category), played=100)
     assert found.ok, found
@@ -282,7 +304,7 @@ def test_a_lookup_that_supplies_an_argument_is_not_owed(tmp_path):
     row = {**ROW, "initial_config": config, "involved_classes": ["TradingBot"]}
     [task] = tasks.load("bfcl_multi_turn", "test", write(tmp_path, row, truths=truths))
     messages = [turn for turn in task.target["turns"] if isinstance(turn, str)]
-    assert messages == ["Done.", '[get_stock_info: {"price": 10.5}]', '[add_to_watchlist: {"watchlist": ["AAPL"]}]']
+    assert messages == ["Done.", '[get_stock_info: {"price": 10.5}]', "Done."]
 
 
 def test_functions_are_withheld_as_the_row_says(tmp_path):
@@ -341,8 +363,6 @@ def test_files_that_a_long_task_takes_for_granted_are_there(tmp_path):
         ({"involved_classes": ["Nothing"]}, "no service 'Nothing'"),
         ({"involved_classes": []}, "'involved_classes' must hold"),
         ({"initial_config": None}, "'initial_config' must hold"),
-        ({"initial_config": {"GorillaFileSystem": {"root": {"home": 5}}}}, "does not describe GorillaFileSystem"),
-        ({"initial_config": {"GorillaFileSystem": 5}}, "does not describe GorillaFileSystem"),
         ({"missed_function": ["sort"]}, "'missed_function' must be such as"),
         ({"excluded_function": "sort"}, "'excluded_function' must hold"),
         ({"id": None}, "'id' must be text"),
@@ -363,6 +383,12 @@ def test_a_malformed_row_is_an_error_of_one_line(tmp_path, change, error):
         ({}, [["mv('a', 'b', 'c')"], [], []], "takes 2 arguments"),
         ({}, TRUTH[:2], "has 3 turns, and a ground truth of 2"),
         ({"question": [*ROW["question"][:2], []]}, TRUTH, "no message of the user"),
+        (
+            {"initial_config": {"GorillaFileSystem": {"root": {"home": 5}}}},
+            TRUTH,
+            "does not describe GorillaFileSystem",
+        ),
+        ({"initial_config": {"GorillaFileSystem": 5}}, TRUTH, "does not describe GorillaFileSystem"),
         ({"missed_function": {"1": ["nothing"]}}, TRUTH, "no function 'nothing'"),
         ({"excluded_function": ["catt"]}, TRUTH, "did you mean 'cat'"),
     ],
@@ -470,7 +496,7 @@ def test_an_act_that_changes_nothing_must_be_made_all_the_same(tmp_path):
         reward, verdict = play(env, task, [calls, "Done."])
         assert (reward, verdict.components["done"]) == (0.0, 0.0)
     fills = [call("fillFuelTank", fuelAmount=1), call("fillFuelTank", fuelAmount=1)]
-    assert play(env, task, [[lock, *fills], "Done."])[1].components == {"state": 1, "log": 0, "done": 1, "told": 1}
+    assert play(env, task, [[lock, *fills], "Done."])[1].components["log"] == 0.0
 
 
 def test_an_episode_that_is_cut_short_is_wrong(made):

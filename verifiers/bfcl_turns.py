@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verigym.tasks.bfcl_multi_turn import ends_in_a_folder
+from verigym.tasks.bfcl_multi_turn import ends_in_a_folder, is_lookup
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.task import Task
@@ -48,6 +48,8 @@ class BFCLTurnsVerifier(Verifier):
       over; a file or folder that was there neither before nor after does not count.
     - `done`: a gold call of a function that changes things, but changed nothing (the doors were locked already), was
       made too, with the same arguments; defaults and the order of a list do not count.
+    - `seen`: what the gold calls look up was looked up: a call of the same function gave the same result, now or
+      before. What can be guessed is not to be guessed.
     - `told`: each result that the gold message quotes is quoted in the agent's message, and what the agent quotes is
       true: the result of a call that it made. `[cannot: ...]` is said where the gold message says so, nowhere else.
 
@@ -64,7 +66,7 @@ class BFCLTurnsVerifier(Verifier):
         if submission.state is None:
             gold = [_merged(gold)]
         files = task.metadata["state"].get(FILES, {})
-        problems = {"state": "", "log": "", "done": "", "told": ""}
+        problems = dict.fromkeys(("state", "log", "done", "seen", "told"), "")
         if len(played) < len(gold):
             problems["told"] = f"only {len(played)} of the user's {len(gold)} lines were answered"
         made: list[Event] = []
@@ -74,6 +76,7 @@ class BFCLTurnsVerifier(Verifier):
                 "state": _state_problem(turn, right),
                 "log": _log_problem(turn, right, files),
                 "done": _done_problem(turn, right),
+                "seen": _seen_problem(made, right),
                 "told": _told_problem(turn.said, right.said, made),
             }
             problems = {name: problem or found[name] for name, problem in problems.items()}
@@ -93,9 +96,10 @@ def _gold(task: Task) -> list[_Turn]:
     said = [turn for turn in gold_episode(task) if isinstance(turn, str)]
     if len(said) != len(scenario.states):
         raise VerifierInputError(f"task {task.id}: a message of its gold episode does not end a line of the user's")
-    if not any(scenario.states) and not any(_quotes(each) or _cannot(each) for each in said):
+    turns = _turns(scenario.states, scenario.world.events, said)
+    if not any(turn.after or _idle(turn) or _quotes(turn.said) or _cannot(turn.said) for turn in turns):
         raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
-    return _turns(scenario.states, scenario.world.events, said)
+    return turns
 
 
 def _played(submission: Submission, task: Task) -> list[_Turn]:
@@ -161,9 +165,20 @@ def _is_there(place: Touched, turn: _Turn, files: Mapping[str, Record]) -> bool:
 
 def _done_problem(turn: _Turn, right: _Turn) -> str:
     made = {_key(event) for event in turn.events if not event.failed}
-    idle = [event for event in right.events if event.name in ACTS and not event.touched and not event.failed]
-    missing = [event.name for event in idle if _key(event) not in made]
+    missing = [event.name for event in _idle(right) if _key(event) not in made]
     return f"the agent did not call {missing[0]} as it had to" if missing else ""
+
+
+def _idle(turn: _Turn) -> list[Event]:
+    """The calls of functions that change things that changed nothing."""
+    return [event for event in turn.events if event.name in ACTS and not event.touched and not event.failed]
+
+
+def _seen_problem(made: Sequence[Event], right: _Turn) -> str:
+    results = {(event.name, event.result) for event in made}
+    lookups = [event for event in right.events if is_lookup(event) and not event.failed]
+    unseen = [event for event in lookups if (event.name, event.result) not in results]
+    return f"{len(unseen)} of {len(lookups)} things were not looked up that had to be known" if unseen else ""
 
 
 def _key(event: Event) -> str:

@@ -16,8 +16,9 @@ _NONE = "None"  # how the documents write an argument that is left out
 def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
     """`tickets` by number (or by the name that the row gives), and who is logged in."""
     tickets: dict[str, Record] = {}
-    for entry in config.get("ticket_queue", []):
-        named = {str(entry["id"]): entry} if "id" in entry else entry
+    for number, entry in enumerate(config.get("ticket_queue", [])):
+        by_name = "id" not in entry and all(isinstance(inner, Mapping) for inner in entry.values())
+        named = entry if by_name else {entry.get("id", f"ticket_{number}"): entry}
         tickets |= {str(key): dict(ticket) for key, ticket in named.items()}
     return {
         "tickets": tickets,
