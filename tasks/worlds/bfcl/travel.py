@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 import re
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from verigym.tasks.worlds.bfcl.fares import AIRPORTS, PER_DOLLAR, fare
 from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import World
 
@@ -25,39 +25,9 @@ ACTS = frozenset(
 )
 _NONE = "None"  # how the documents write an argument that is left out
 _SEED = 141053  # with which numbers come out as the rows' calls name them
-_AIRPORTS = {
-    "Rivermist": "RMS",
-    "Stonebrook": "SBK",
-    "Maplecrest": "MPC",
-    "Silverpine": "SVP",
-    "Shadowridge": "SHR",
-    "London": "LHR",
-    "Paris": "CDG",
-    "Sunset Valley": "SSV",
-    "Oakendale": "OKD",
-    "Willowbend": "WLB",
-    "Crescent Hollow": "CRH",
-    "Autumnville": "ATV",
-    "Pinehaven": "PHV",
-    "Greenfield": "GFD",
-    "San Francisco": "SFO",
-    "Los Angeles": "LAX",
-    "New York": "JFK",
-    "Chicago": "ORD",
-    "Beijing": "PEK",
-    "Hong Kong": "HKG",
-    "Rome": "CIA",
-    "Tokyo": "HND",
-    "Boston": "BOS",
-}
-_FARES = {"JFK-RMS": 210, "CIA-SFO": 700, "LAX-SFO": 200}  # of economy, where a row tells it
-_CLASSES = {"economy": 1, "business": 2, "first": 5}
-_PER_DOLLAR = {
-    "USD": 1.0, "RMB": 7.0, "EUR": 0.8, "JPY": 110.0, "GBP": 0.7, "CAD": 1.3, "AUD": 1.4, "INR": 70.0, "RUB": 60.0,
-    "BRL": 3.8, "MXN": 20.0,
-}  # fmt: skip
-_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{1,2}-\d{1,2}", re.ASCII)
 _FISCAL_YEAR = "2026"
+_NEW_CARD = 50_000.0  # the balance of a card that is registered in an episode
 
 
 def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
@@ -134,7 +104,7 @@ class TravelAPI(World):
             travel_class: economy, business or first.
         """
         self.__session(access_token)
-        cost = _fare(travel_from, travel_to, travel_date, travel_class)
+        cost = fare(travel_from, travel_to, travel_date, travel_class)
         self.__charge(card_id, cost)
         booking_id, transaction_id = self.__number(7), self.__number(8)
         trip = {
@@ -177,9 +147,9 @@ class TravelAPI(World):
             value: The amount.
         """
         for currency in (base_currency, target_currency):
-            if currency not in _PER_DOLLAR:
-                raise ValueError(f"no currency '{currency[:20]}'; there are {', '.join(_PER_DOLLAR)}")
-        exchanged = value * _PER_DOLLAR[target_currency] / _PER_DOLLAR[base_currency]
+            if currency not in PER_DOLLAR:
+                raise ValueError(f"no currency '{currency[:20]}'; there are {', '.join(PER_DOLLAR)}")
+        exchanged = value * PER_DOLLAR[target_currency] / PER_DOLLAR[base_currency]
         return {"exchanged_value": round(exchanged, 2)}
 
     def contact_customer_support(self, booking_id: str, message: str) -> dict[str, Any]:
@@ -236,7 +206,7 @@ class TravelAPI(World):
             travel_date: The day, YYYY-MM-DD.
             travel_class: economy, business or first.
         """
-        return {"travel_cost_list": [_fare(travel_from, travel_to, travel_date, travel_class)]}
+        return {"travel_cost_list": [fare(travel_from, travel_to, travel_date, travel_class)]}
 
     def get_nearest_airport_by_city(self, location: str) -> dict[str, Any]:
         """Tell the nearest airport to a city.
@@ -244,15 +214,15 @@ class TravelAPI(World):
         Args:
             location: The name of the city.
         """
-        airports = {city.casefold(): code for city, code in _AIRPORTS.items()}
+        airports = {city.casefold(): code for city, code in AIRPORTS.items()}
         code = airports.get(location.strip().casefold())
         if code is None:
-            raise ValueError(f"no airport is known near '{location[:40]}'; there are ones in {', '.join(_AIRPORTS)}")
+            raise ValueError(f"no airport is known near '{location[:40]}'; there are ones in {', '.join(AIRPORTS)}")
         return {"nearest_airport": code}
 
     def list_all_airports(self) -> dict[str, Any]:
         """List all airports."""
-        return {"airports": list(_AIRPORTS.values())}
+        return {"airports": list(AIRPORTS.values())}
 
     def purchase_insurance(
         self,
@@ -362,7 +332,7 @@ class TravelAPI(World):
         user = self.store.get("travel", "user") or {}
         if (first_name, last_name) != (user.get("first_name"), user.get("last_name")):
             return _unverified("the name is not that of the user")
-        if not _DATE.fullmatch(date_of_birth):
+        if not _DAY.fullmatch(date_of_birth):
             return _unverified("the date of birth must be written YYYY-MM-DD")
         if int(_FISCAL_YEAR) - int(date_of_birth[:4]) < 18:
             return _unverified("the traveler must be at least 18 years old")
@@ -399,29 +369,6 @@ class TravelAPI(World):
         self.store.put("travel", "numbers", {"drawn": drawn})
         generator = random.Random(_SEED)
         return str([generator.randint(10 ** (each - 1), 10**each - 1) for each in drawn][-1])
-
-
-_NEW_CARD = 50_000.0  # the balance of a card that is registered in an episode
-
-
-def _fare(travel_from: str, travel_to: str, travel_date: str, travel_class: str) -> float:
-    """The price of a flight: by the route, twice as much in business, five times in first class.
-
-    A day whose digits add up to an even number costs double, as the fares that the rows quote tell.
-    """
-    for code in (travel_from, travel_to):
-        if code not in _AIRPORTS.values():
-            raise ValueError(f"no airport '{code[:20]}'; see list_all_airports")
-    if travel_from == travel_to:
-        raise ValueError("a flight goes from one airport to another")
-    if not _DATE.fullmatch(travel_date):
-        raise ValueError(f"a date is written YYYY-MM-DD, not '{travel_date[:20]}'")
-    if travel_class.casefold() not in _CLASSES:
-        raise ValueError(f"travel_class must be economy, business or first, not '{travel_class[:20]}'")
-    route = "-".join(sorted((travel_from, travel_to)))
-    base = _FARES.get(route, 80 + 10 * (zlib.crc32(route.encode()) % 10))
-    even = sum(map(int, travel_date.replace("-", ""))) % 2 == 0
-    return float(base * _CLASSES[travel_class.casefold()] * (2 if even else 1))
 
 
 def _unverified(why: str) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 # ruff: noqa: N802, N803 - the documents name functions and parameters so
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from verigym.tasks.worlds.bfcl.places import distance, zipcode
 from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import World
 
@@ -35,32 +34,6 @@ _TIRE_SHOP = "456 Oakwood Avenue, Rivermist, 83214"
 _HEALTHY = (30.0, 35.0)
 _DOORS = ("driver", "passenger", "rear_left", "rear_right")
 _TIRES = ("frontLeftTirePressure", "frontRightTirePressure", "rearLeftTirePressure", "rearRightTirePressure")
-_ZIPCODES = {
-    "Rivermist": "83214",
-    "Stonebrook": "74532",
-    "Maplecrest": "56108",
-    "Silverpine": "62947",
-    "Shadowridge": "71354",
-    "Sunset Valley": "83462",
-    "Oakendale": "47329",
-    "Willowbend": "52013",
-    "Crescent Hollow": "69238",
-    "Autumnville": "51479",
-    "San Francisco": "94016",
-    "Berkeley": "94704",
-    "Los Angeles": "90001",
-}
-_DISTANCES = {  # km, where a row tells it or follows from it
-    "74532-83214": 750.0,
-    "56108-62947": 320.0,
-    "71354-83462": 450.0,
-    "47329-52013": 290.0,
-    "51479-69238": 630.0,
-    "83214-94016": 980.0,
-    "47329-62947": 1053.0,
-    "62947-94016": 780.0,
-    "74532-94016": 880.0,
-}
 _START: Record = {
     "fuelLevel": 0.0,
     "batteryVoltage": 12.6,
@@ -196,14 +169,7 @@ class VehicleControlAPI(World):
             cityA: The zipcode of the first city.
             cityB: The zipcode of the second city.
         """
-        for code in (cityA, cityB):
-            if not re.fullmatch(r"[0-9]{5}", code):
-                raise ValueError(f"'{code[:20]}' is no zipcode; get_zipcode_based_on_city gives those of cities")
-        if cityA == cityB:
-            return {"distance": 0.0, "intermediaryCities": []}
-        route = "-".join(sorted((cityA, cityB)))
-        known = _DISTANCES.get(route)
-        return {"distance": known or 100.0 + 10.0 * (zlib.crc32(route.encode()) % 150), "intermediaryCities": []}
+        return {"distance": distance(cityA, cityB), "intermediaryCities": []}
 
     def estimate_drive_feasibility_by_mileage(self, distance: float) -> dict[str, Any]:
         """Tell whether the fuel in the tank is enough for a distance.
@@ -256,9 +222,7 @@ class VehicleControlAPI(World):
         Args:
             city: The name of the city.
         """
-        codes = {name.casefold(): code for name, code in _ZIPCODES.items()}
-        name = city.strip().casefold()
-        return {"zipcode": codes.get(name, f"{zlib.crc32(name.encode()) % 90_000 + 10_000}")}
+        return {"zipcode": zipcode(city)}
 
     def liter_to_gallon(self, liter: float) -> dict[str, Any]:
         """Convert liters to gallons.

@@ -40,7 +40,10 @@ ACTS = frozenset().union(*(module.ACTS for module in (files, messages, tickets, 
 
 
 class Services(GorillaFileSystem, MathAPI, MessageAPI, TicketAPI, TradingBot, TravelAPI, TwitterAPI, VehicleControlAPI):
-    """All functions of all services; no two of them share a name or a table."""
+    """All functions of all services; no two of them share a name or a table.
+
+    As they are bases of one class, each keeps its helpers to itself: their names begin with two underscores.
+    """
 
     def _result(self, name: str, arguments: dict[str, Any]) -> str:
         if any(abs(number) > MAX_NUMBER for number in _numbers(arguments)):
