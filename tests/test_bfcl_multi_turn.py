@@ -98,6 +98,17 @@ def test_every_gold_trajectory_runs_and_earns_one(category):
         assert play(env, task, env.gold_episodes(task)[0])[0] == 1.0, task.id
 
 
+@NEEDS_DATA
+@each_category
+def test_a_gold_trajectory_may_be_played_call_by_call_with_other_words(category):
+    env = real(category)
+    for task in list(env.tasks)[::3]:
+        turns = []
+        for turn in task.target["turns"]:
+            turns += [f"So it is:\n{turn}\nIs that all?"] if isinstance(turn, str) else [[made] for made in turn]
+        assert play(env, task, turns)[0] == 1.0, task.id
+
+
 def other(value):
     """Another value of the same type."""
     if isinstance(value, bool):
@@ -294,6 +305,15 @@ def test_a_row_becomes_a_task_with_a_gold_episode(made):
         "Done.",
     ]
     assert play(env, task, env.gold_episodes(task)[0])[0] == 1.0
+
+
+def test_the_layout_of_the_hub_is_read_too(tmp_path):
+    (tmp_path / "possible_answer").mkdir()
+    name = "BFCL_v3_multi_turn_base.json"
+    (tmp_path / name).write_text(json.dumps(ROW))
+    (tmp_path / "possible_answer" / name).write_text(json.dumps({"id": "r0", "ground_truth": TRUTH}))
+    for source in (tmp_path, tmp_path / name):
+        assert tasks.load("bfcl_multi_turn", "test", source).ids == ["r0"]
 
 
 def test_a_lookup_that_supplies_an_argument_is_not_owed(tmp_path):

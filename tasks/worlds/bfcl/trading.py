@@ -62,7 +62,7 @@ def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
             "session": {"authenticated": bool(config.get("authenticated", False))},
             "market": {"status": config.get("market_status", "Open")},
             "counter": {"next": int(config.get("order_counter", 12446))},
-            "transactions": {"done": list(config.get("transaction_history", []))},
+            "transactions": {"done": [dict(each) for each in config.get("transaction_history", [])]},
         },
     }
 
