@@ -175,7 +175,7 @@ EXTRA = [
 @each_category
 def test_with_an_extra_act_anywhere_a_gold_trajectory_earns_nothing(category):
     env, used = real(category), Counter()
-    for task in list(env.tasks)[:: 2 if category == "base" else 8]:
+    for task in list(env.tasks)[:: 4 if category == "base" else 16]:
         turns = task.target["turns"]
         for extra in (extra for extra in EXTRA if extra["name"] in task.metadata["tools"]):
             for at in range(len(turns)):
@@ -229,11 +229,11 @@ def test_what_is_acted_on_must_be_looked_up(category):
 @NEEDS_DATA
 @each_category
 def test_policies_that_know_nothing_earn_nothing(category):
-    found = validate(real(category), played=100)
+    found = validate(real(category), played=20)  # the checker plays them all
     assert found.ok, found
     assert max(found.null_rewards.values()) == 0.0
     for message in ("Done.", "[cannot: do it]", "I cannot do that.", WORDS, "Which one?"):
-        for task in real(category).tasks:
+        for task in list(real(category).tasks)[::3]:
             lines = len(task.metadata["user"])
             assert play(real(category), task, [message] * lines)[0] == 0.0, (task.id, message)
 
