@@ -547,6 +547,16 @@ def test_hostile_messages_are_wrong(made, said):
     assert play(env, task, variant(task, 3, said))[0] == 0.0
 
 
+def test_what_stands_in_a_quoted_file_is_no_quote(tmp_path):
+    row = deepcopy(ROW)
+    contents = row["initial_config"]["GorillaFileSystem"]["root"]["home"]["contents"]
+    contents["a.txt"]["content"] = "see [add: 5] and [cannot: x]"
+    source = write(tmp_path, row, truths={"r0": [["cat('a.txt')"], ["ls()"], ["mkdir('x')"]]})
+    env = gym.make(ENV, source=source).unwrapped
+    assert "[add: 5]" in env.tasks[0].target["turns"][1]
+    assert play(env, env.tasks[0], env.gold_episodes(env.tasks[0])[0])[0] == 1.0
+
+
 def test_a_task_without_anything_to_do_is_refused(made):
     _, task = made
     verifier = verifiers.make("bfcl_turns")

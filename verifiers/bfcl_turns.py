@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from verigym.verifiers.verifier import Verifier
 MAX_QUOTES = 200  # in one message
 _CANNOT = "cannot"
 _BEGINNING = re.compile(r"\[(\w{1,64}):\s*")
+_CLOSE = re.compile(r"\s*\]")
 _DECODER = json.JSONDecoder()
 
 
@@ -97,7 +98,7 @@ def _gold(task: Task) -> list[_Turn]:
     if len(said) != len(scenario.states):
         raise VerifierInputError(f"task {task.id}: a message of its gold episode does not end a line of the user's")
     turns = _turns(scenario.states, scenario.world.events, said)
-    if not any(turn.after or _idle(turn) or _quotes(turn.said) or _cannot(turn.said) for turn in turns):
+    if not any(turn.after or _idle(turn) or _owes(turn.said) for turn in turns):
         raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
     return turns
 
@@ -197,42 +198,58 @@ def _loosely(value: Any) -> Any:
 
 def _told_problem(said: str, right: str, made: Sequence[Event]) -> str:
     """What is wrong with what the user was told; it never says what is right."""
-    quotes = _quotes(said)
-    if len(quotes) > MAX_QUOTES:
+    told, owed = _Fields.of(said), _Fields.of(right)
+    if len(told.quotes) > MAX_QUOTES:
         return f"the user was told more than {MAX_QUOTES} results at once"
-    if _cannot(said) and not _cannot(right):
+    if told.cannot and not owed.cannot:
         return "the user was told that something cannot be done, and it can"
-    if _cannot(right) and not _cannot(said):
+    if owed.cannot and not told.cannot:
         return "the user was not told that something is missing, as [cannot: ...]"
-    results = [(event.name, json.loads(event.result)) for event in made]
-    for name, value in quotes:
-        if not any(name == known and same(value, result) for known, result in results):
+    results = [(event.name, json.loads(event.result)) for event in made] if told.quotes else []
+    for name, value in told.quotes:
+        if not _among(name, value, results):
             return f"the user was told of {name} what no call gave"
-    owed = _quotes(right)
-    untold = [name for name, value in owed if not any(name == told and same(value, each) for told, each in quotes)]
-    return f"{len(untold)} of {len(owed)} results that the user asked for were not told" if untold else ""
+    untold = sum(not _among(name, value, told.quotes) for name, value in owed.quotes)
+    return f"{untold} of {len(owed.quotes)} results that the user asked for were not told" if untold else ""
 
 
-def _quotes(message: str) -> list[tuple[str, Any]]:
-    """The results in a message: (function, JSON value) of each `[function: value]`."""
-    found = []
-    for name, start in _beginnings(message):
-        if name not in Services.tools():
-            continue
-        try:
-            value, end = _DECODER.raw_decode(message, start)
-        except (ValueError, RecursionError):
-            continue
-        if message[end:].lstrip().startswith("]"):
-            found.append((name, value))
-        if len(found) > MAX_QUOTES:
-            break
-    return found
+def _owes(message: str) -> bool:
+    fields = _Fields.of(message)
+    return bool(fields.quotes or fields.cannot)
 
 
-def _cannot(message: str) -> bool:
-    return any(name == _CANNOT and message[start : start + 1] not in ("", "]") for name, start in _beginnings(message))
+def _among(name: str, value: Any, results: Sequence[tuple[str, Any]]) -> bool:
+    return any(name == known and same(value, result) for known, result in results)
 
 
-def _beginnings(message: str) -> Iterator[tuple[str, int]]:
-    return ((match[1], match.end()) for match in _BEGINNING.finditer(message))
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The results that a message quotes, as (function, JSON value), and whether it says that something cannot be done.
+
+    What stands inside a quote, such as in the content of a file, is no field of its own.
+    """
+
+    quotes: Sequence[tuple[str, Any]]
+    cannot: bool
+
+    @classmethod
+    def of(cls, message: str) -> _Fields:
+        quotes, cannot, at = [], False, 0
+        while (match := _BEGINNING.search(message, at)) and len(quotes) <= MAX_QUOTES:
+            name, at = match[1], match.end()
+            if name == _CANNOT:
+                cannot = cannot or message[at : at + 1] not in ("", "]")
+            elif name in Services.tools() and (found := _value(message, at)):
+                quotes.append((name, found[0]))
+                at = found[1]
+        return cls(quotes, cannot)
+
+
+def _value(message: str, start: int) -> tuple[Any, int] | None:
+    """The JSON value that begins there and ends the field, and where that ends."""
+    try:
+        value, end = _DECODER.raw_decode(message, start)
+    except (ValueError, RecursionError):
+        return None
+    close = _CLOSE.match(message, end)
+    return (value, close.end()) if close else None
