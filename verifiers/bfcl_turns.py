@@ -234,7 +234,8 @@ class _Fields:
 
     @classmethod
     def of(cls, message: str) -> _Fields:
-        quotes, cannot, at = [], False, 0
+        quotes: list[tuple[str, Any]] = []
+        cannot, at = False, 0
         while (match := _BEGINNING.search(message, at)) and len(quotes) <= MAX_QUOTES:
             name, at = match[1], match.end()
             if name == _CANNOT:
