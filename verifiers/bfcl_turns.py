@@ -45,10 +45,10 @@ class BFCLTurnsVerifier(Verifier):
 
     - `state`: what differs from the world's start is the same, with exact types. Where the agent stands in the file
       system counts only if the gold calls on files end with going there.
-    - `log`: no field was written more often than by the gold calls of this line, even if that was undone or written
-      over; a file or folder that was there neither before nor after does not count.
+    - `log`: each field was written as often as by the gold calls of this line, even if that was undone or written over;
+      a file or folder that was there neither before nor after does not count.
     - `done`: a gold call of a function that changes things, but changed nothing (the doors were locked already), was
-      made too, with the same arguments; defaults and the order of a list do not count.
+      made as often, with the same arguments; defaults and the order of a list do not count.
     - `seen`: what the gold calls look up was looked up: a call of the same function gave the same result, now or
       before. What can be guessed is not to be guessed.
     - `told`: each result that the gold message quotes is quoted in the agent's message, and what the agent quotes is
@@ -144,29 +144,29 @@ def _state_problem(turn: _Turn, right: _Turn) -> str:
 
 
 def _log_problem(turn: _Turn, right: _Turn, files: Mapping[str, Record]) -> str:
-    strange = sorted(_written(turn.events) - _written(right.events))
-    lasting = [place for place in strange if place[0] != FILES or _is_there(place, turn, files)]
-    if not lasting:
-        return ""
-    table, key, field = lasting[0]
-    what = f"{field} of {key} in {table}" if field else f"{key} in {table}"
-    return f"the agent changed what nobody asked it to: {cut(what, 80)}"
+    written, expected = _written(turn, files), _written(right, files)
+    for table, key, field in sorted(written - expected):
+        what = f"{field} of {key} in {table}" if field else f"{key} in {table}"
+        return f"the agent changed what nobody asked it to: {cut(what, 80)}"
+    return "the agent did less than it was asked to" if expected - written else ""
 
 
-def _written(events: Sequence[Event]) -> Counter[Touched]:
-    """How many calls wrote each field."""
-    return Counter(place for event in events for place in event.touched if place[0] != NAVIGATION)
+def _written(turn: _Turn, files: Mapping[str, Record]) -> Counter[Touched]:
+    """How many calls wrote each field that counts."""
+    places = Counter(place for event in turn.events for place in event.touched if place[0] != NAVIGATION)
+    return Counter(
+        {place: count for place, count in places.items() if place[0] != FILES or _lasts(place[1], turn, files)}
+    )
 
 
-def _is_there(place: Touched, turn: _Turn, files: Mapping[str, Record]) -> bool:
+def _lasts(path: str, turn: _Turn, files: Mapping[str, Record]) -> bool:
     """Whether a file was there before the turn, or is after it."""
-    _, path, _ = place
     return any(each.get(FILES, {}).get(path, files.get(path)) is not None for each in (turn.before, turn.after))
 
 
 def _done_problem(turn: _Turn, right: _Turn) -> str:
-    made = {_key(event) for event in turn.events if not event.failed}
-    missing = [event.name for event in _idle(right) if _key(event) not in made]
+    made, expected = (Counter(_key(event) for event in each.events if not event.failed) for each in (turn, right))
+    missing = [event.name for event in _idle(right) if made[_key(event)] < expected[_key(event)]]
     return f"the agent did not call {missing[0]} as it had to" if missing else ""
 
 

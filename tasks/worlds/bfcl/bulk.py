@@ -54,7 +54,7 @@ def _users(tables: Tables, generator: random.Random) -> None:
 
 
 def _tweets(tables: Tables, generator: random.Random) -> None:
-    for number in range(100_000, 100_200):
+    for number in range(100_000, 100_080):
         word = generator.choice(_WORDS)
         tweet = {"id": number, "username": f"{word}_{number}", "content": _text(generator, 20)}
         tables["tweets"][str(number)] = {**tweet, "tags": [f"#{word}"], "mentions": []}
