@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from verigym.tasks.bfcl_multi_turn import parse_call
+from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import TaskDataError
 from verigym.tasks.worlds.bfcl import ACTS, APIS, Services, lengthened, tables_of
 
@@ -177,7 +179,7 @@ EPISODES = {
             {"sent_status": False, "message_id": None, "message": "there is no user with the id USR999"},
         ),
         ("search_messages('hello')", {"results": [{"receiver_id": "USR005", "message": "Hello Zed"}]}),
-        ("get_message_stats()", {"stats": {"received_count": 4, "total_contacts": 4}}),
+        ("get_message_stats()", {"stats": {"received_count": 0, "total_contacts": 4}}),
         (
             "delete_message('USR005')",
             {"deleted_status": True, "receiver_id": "USR005", "message": "the latest message was deleted"},
@@ -197,6 +199,8 @@ EPISODES = {
             },
         ),
         ("message_login('USR002')", {"login_status": True, "message": "USR002 is logged in"}),
+        ("view_messages_sent()", {"messages": {}}),
+        ("get_message_stats()", {"stats": {"received_count": 1, "total_contacts": 1}}),
         ("message_login('nobody')", {"login_status": False, "message": "there is no user with the id nobody"}),
     ],
     "tweets": [
@@ -508,6 +512,39 @@ def test_acts_are_the_functions_that_write():
             played(services, text)
         writing |= {event.name for event in services.events if event.touched}
     assert writing - {"cd"} == ACTS
+
+
+@pytest.mark.parametrize("category", ["base", "long_context"])
+def test_as_a_task_each_episode_earns_one_and_nothing_without_any_of_its_acts(tmp_path, category):
+    rows, truths = [], []
+    for name, episode in EPISODES.items():
+        calls = [text for text, _ in episode]
+        turns = [calls[start : start + 5] for start in range(0, len(calls), 5)]
+        question = [[{"role": "user", "content": f"Do the things of part {part}."}] for part in range(len(turns))]
+        rows.append({"id": name, "question": question, "initial_config": CONFIG, "involved_classes": list(APIS)})
+        truths.append({"id": name, "ground_truth": turns})
+    for file, lines in ((f"multi_turn_{category}.jsonl", rows), (f"multi_turn_{category}.answer.jsonl", truths)):
+        (tmp_path / file).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    env = gym.make("verigym/BFCLMultiTurn-v0", source=str(tmp_path), category=category).unwrapped
+    assert env.tasks.ids == list(EPISODES)
+    dropped = 0
+    for task in env.tasks:
+        turns = task.target["turns"]
+        assert play(env, task, turns) == 1.0, task.id
+        for at, turn in enumerate(turns):
+            for index, made in enumerate([] if isinstance(turn, str) else turn):
+                if made["name"] in ACTS:
+                    rest = turn[:index] + turn[index + 1 :]
+                    dropped += 1
+                    assert play(env, task, [*turns[:at], *([rest] if rest else []), *turns[at + 1 :]]) == 0.0, made
+    assert dropped > 60
+
+
+def play(env, task, turns):
+    env.reset(seed=0, options={"task": task.id})
+    rewards = [env.step(turn if isinstance(turn, str) else "".join(render_call(**made) for made in turn))[1]
+               for turn in turns]  # fmt: skip
+    return rewards[-1]
 
 
 @NEEDS_DOCS

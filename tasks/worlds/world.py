@@ -95,7 +95,7 @@ class World:
     def fork(self) -> Self:
         """A world of its own with the same state and an empty log."""
         other = type(self)({}, self.offered)
-        other.store = self.store.fork()
+        other.store, other.line = self.store.fork(), self.line
         return other
 
     def _result(self, name: str, arguments: dict[str, Any]) -> str:

@@ -18,17 +18,24 @@ _SENT = [
 
 
 def tables(config: Mapping[str, Any]) -> dict[str, dict[str, Record]]:
-    """`users` by name, `sent` messages by number, and who is logged in."""
-    users = config.get("user_map") or _USERS
+    """`users` by name, `sent` messages by number, and who is logged in.
+
+    The messages of a row are those of the user that it logs in; if it logs in none, of whoever does.
+    """
+    users, user = config.get("user_map") or _USERS, config.get("current_user")
     sent = [pair for entry in config.get("inbox", _SENT) for pair in _messages(entry)]
     return {
         "users": {name: {"id": user_id} for name, user_id in users.items()},
-        "sent": {str(number): {"to": to, "message": text} for number, (to, text) in enumerate(sent, start=1)},
+        "sent": {str(number): _message(user, *pair) for number, pair in enumerate(sent, start=1)},
         "workspace": {
-            "session": {"user": config.get("current_user")},
+            "session": {"user": user},
             "counts": {"users": config.get("user_count", len(users)), "messages": len(sent)},
         },
     }
+
+
+def _message(sender: str | None, to: str, text: str) -> Record:
+    return {"from": sender, "to": to, "message": text}
 
 
 def _messages(entry: Any, to: str = "") -> Iterator[tuple[str, str]]:
@@ -69,19 +76,19 @@ class MessageAPI(World):
         Args:
             receiver_id: The user id of the receiver.
         """
-        self.__user()
-        numbers = self.store.find("sent", to=receiver_id)
+        numbers = [number for number, message in self.__sent().items() if message["to"] == receiver_id]
         if not numbers:
             said = "no message was sent to this user"
             return {"deleted_status": False, "receiver_id": receiver_id, "message": said}
-        self.store.delete("sent", max(numbers, key=int))
+        self.store.delete("sent", numbers[-1])
         return {"deleted_status": True, "receiver_id": receiver_id, "message": "the latest message was deleted"}
 
     def get_message_stats(self) -> dict[str, Any]:
         """Count the messages, and the users that the current one has to do with."""
-        self.__user()
-        sent = self.__sent()
-        return {"stats": {"received_count": len(sent), "total_contacts": len({message["to"] for message in sent})}}
+        user, sent = self.__user(), self.__sent().values()
+        received = [self.store.get("sent", number) or {} for number in self.store.find("sent", to=user)]
+        contacts = {message["to"] for message in sent} | {message["from"] for message in received}
+        return {"stats": {"received_count": len(received), "total_contacts": len(contacts - {None})}}
 
     def get_user_id(self, user: str) -> dict[str, Any]:
         """Tell the user id of a user.
@@ -116,9 +123,8 @@ class MessageAPI(World):
         Args:
             keyword: The word.
         """
-        self.__user()
         word = keyword.casefold()
-        found = [message for message in self.__sent() if word in message["message"].casefold()]
+        found = [message for message in self.__sent().values() if word in message["message"].casefold()]
         return {"results": [{"receiver_id": each["to"], "message": each["message"]} for each in found]}
 
     def send_message(self, receiver_id: str, message: str) -> dict[str, Any]:
@@ -128,21 +134,20 @@ class MessageAPI(World):
             receiver_id: The user id of the receiver.
             message: The text.
         """
-        self.__user()
+        user = self.__user()
         if receiver_id not in self.__ids():
             said = f"there is no user with the id {receiver_id}"
             return {"sent_status": False, "message_id": None, "message": said}
         counts = self.__counts()
         number = counts["messages"] + 1
         self.store.put("workspace", "counts", {**counts, "messages": number})
-        self.store.put("sent", str(number), {"to": receiver_id, "message": message})
+        self.store.put("sent", str(number), _message(user, receiver_id, message))
         return {"sent_status": True, "message_id": number, "message": f"the message to {receiver_id} was sent"}
 
     def view_messages_sent(self) -> dict[str, Any]:
         """Show all messages that the current user has sent, by receiver."""
-        self.__user()
         found: dict[str, list[str]] = {}
-        for message in self.__sent():
+        for message in self.__sent().values():
             found.setdefault(message["to"], []).append(message["message"])
         return {"messages": found}
 
@@ -167,6 +172,8 @@ class MessageAPI(World):
             raise ValueError(f"there is no user {name[:80]}; see list_users")
         return str(user["id"])
 
-    def __sent(self) -> list[Record]:
-        numbers = sorted(self.store.keys("sent"), key=int)
-        return [self.store.get("sent", number) or {} for number in numbers]
+    def __sent(self) -> dict[str, Record]:
+        """What the current user has sent, by number."""
+        user = self.__user()
+        found = {number: self.store.get("sent", number) or {} for number in sorted(self.store.keys("sent"), key=int)}
+        return {number: message for number, message in found.items() if message["from"] in (None, user)}
