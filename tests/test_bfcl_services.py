@@ -566,6 +566,17 @@ def test_names_types_and_defaults_are_those_of_the_documents():
                 assert ours["items"] == {"type": JSON_TYPES.get(kind, kind)}
 
 
+def test_a_default_that_is_a_list_or_a_word_is_in_the_schema():
+    properties = Services.tools()["post_tweet"].parameters["properties"]
+    assert properties["tags"] == {
+        "type": "array",
+        "items": {"type": "string"},
+        "default": [],
+        "description": "Its tags, each with # before it, if the user wants any.",
+    }
+    assert Services.tools()["find"].parameters["properties"]["name"]["default"] == "None"
+
+
 def test_numbers_of_bookings_and_cards_follow_from_the_order_of_the_calls():
     services = world(TravelAPI={"access_token": "key"})
     token = json.loads(played(services, "authenticate_travel('i', 's', 'r', 'read_write', 'Ann', 'Lee')"))
