@@ -23,6 +23,13 @@ DESK = (
     "brackets, and ask for what you must know."
 )
 
+TURNS = (
+    "Act by calls; the user hears only what you write without a call, and then goes on. Of what the user wants to know "
+    'quote the whole result of the call that tells it, as [wc: {"count": 9, "type": "words"}], in each message anew, '
+    "and quote nothing that no call gave. If you cannot do what is asked, as a function or a fact is missing, change "
+    "nothing and say [cannot: what is missing]."
+)
+
 _IDS: list[str] = []
 
 
@@ -186,6 +193,20 @@ register(
         "instructions": "Call the functions that do what is asked, all in one turn. "
         "If none of them can do it, call none and answer \\boxed{no function}.",
         "chance": "verigym.tasks.bfcl:chance",
+    },
+)
+register(
+    "verigym/BFCLMultiTurn-v0",
+    entry_point=WORLD,
+    kwargs={
+        "task_set": "bfcl_multi_turn",
+        "split": "test",
+        "verifier": "bfcl_turns",
+        "instructions": TURNS,
+        "max_turns": 100,
+        "max_calls": 200,
+        "max_reply": 20_000,
+        "max_tokens_per_turn": 8192,
     },
 )
 register("verigym/Custom-v0", kwargs={"task_set": "custom", "instructions": BOXED})

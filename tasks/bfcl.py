@@ -78,7 +78,7 @@ def load(split: str = "test", source: str | os.PathLike[str] | None = None, *, c
     category = _ALIASES.get(category, category)
     if category not in CATEGORIES:
         raise UnknownNameError.of("category of 'bfcl' named", str(category), CATEGORIES)
-    place = _Place.of(HUB_ID if source is None else os.fspath(source), category)
+    place = Place.of(HUB_ID if source is None else os.fspath(source), category)
     left_out: list[str] = []
     tasks = list(place.tasks(category, left_out))
     if category in _OPPOSITES:
@@ -115,7 +115,7 @@ def _share(allowed: Sequence[Any], schema: Mapping[str, Any]) -> float:
     return sum(1 for value in named if value in allowed) / max(1, len(named))
 
 
-def _paired(tasks: Sequence[Task], place: _Place, opposites: Sequence[str], left_out: list[str]) -> list[Task]:
+def _paired(tasks: Sequence[Task], place: Place, opposites: Sequence[str], left_out: list[str]) -> list[Task]:
     """Each task behind one of the opposite kind, as long as there are any."""
     others: list[Task] = []
     for category in opposites:
@@ -130,14 +130,14 @@ def _paired(tasks: Sequence[Task], place: _Place, opposites: Sequence[str], left
     return [task for pair in pairs for task in pair] + list(tasks[len(others) :])
 
 
-class _Place:
+class Place:
     """A folder with the files of BFCL, whichever of their layouts they have."""
 
     def __init__(self, folder: Path, file: Path | None = None) -> None:
         self.folder, self._file = folder, file
 
     @classmethod
-    def of(cls, source: str, category: str) -> _Place:
+    def of(cls, source: str, category: str) -> Place:
         """The place that a source names. Raises TaskDataError if it is missing."""
         if not is_path(source):
             return cls(_download(source, category))
@@ -148,18 +148,23 @@ class _Place:
 
     def tasks(self, category: str, left_out: list[str]) -> Iterator[Task]:
         """The tasks of a category; what makes a row none is added to `left_out`. Raises TaskDataError."""
+        file = self.questions(category)
+        answers = answers_of(file)
+        for row in read_jsonl(file):
+            try:
+                yield _to_task(row, category, answers)
+            except UnusableRow as unusable:
+                left_out.append(str(unusable))
+
+    def questions(self, category: str) -> Path:
+        """The file with a category's questions. Raises TaskDataError if there is none."""
         file, self._file = self._file or self.find(category), None  # a file that is named is the category asked for
         if file is None:
             raise TaskDataError(
                 f"{self.folder}: no questions of the category '{category}' ({_names(category)[0]}.jsonl or "
                 f"BFCL_v4_{_names(category)[0]}.json); give another source or category"
             )
-        answers = _answers(file)
-        for row in read_jsonl(file):
-            try:
-                yield _to_task(row, category, answers)
-            except UnusableRow as unusable:
-                left_out.append(str(unusable))
+        return file
 
     def find(self, category: str) -> Path | None:
         """The file with a category's questions, of the latest version."""
@@ -191,7 +196,7 @@ def _download(hub_id: str, category: str) -> Path:
         ) from error
 
 
-def _answers(file: Path) -> Mapping[str, Any]:
+def answers_of(file: Path) -> Mapping[str, Any]:
     """The ground truths of a file of questions by id; none if there is no file of them."""
     stem, dot, ending = file.name.partition(".")
     beside = file.with_name(f"{stem}.answer{dot}{ending}")

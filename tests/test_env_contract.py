@@ -10,6 +10,7 @@ from verigym.envs import registered_ids
 from verigym.envs.conformance import check
 from verigym.envs.validation import PLAYED, validate
 from verigym.tasks.errors import VerigymError
+from verigym.tasks.worlds.bfcl import APIS
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")
@@ -23,6 +24,7 @@ TOOLS = {
     "verigym/PythonTool-v0": ["python"],
     "verigym/Desk-v0": ["find_order", "cancel_order"],
     "verigym/BFCL-v0": ["find_card_in_deck"],  # the task's own
+    "verigym/BFCLMultiTurn-v0": [*APIS["TravelAPI"].tools(), *APIS["MessageAPI"].tools()],  # the task's own, too
 }
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
@@ -44,6 +46,7 @@ ARGUMENTS = {
     "verigym/LiveCodeBench-v0": {"source": CODE_ROWS / "livecodebench.jsonl"},
     "verigym/APPS-v0": {"source": CODE_ROWS / "apps.jsonl"},
     "verigym/BFCL-v0": {"source": "bfcl_v4"},
+    "verigym/BFCLMultiTurn-v0": {"source": "bfcl_v4"},
     "verigym/PythonTool-v0": {"source": "math_hendrycks"},
     "verigym/ReasoningGym-v0": {"dataset": "chain_sum"},
     "verigym/Custom-v0": {"source": "gsm_hard/gsmhard_first.jsonl", "prompt_field": "question"},

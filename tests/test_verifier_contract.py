@@ -80,6 +80,12 @@ SAMPLES |= {
         Submission("It is [price of order 412: 8675308]."),
     ),
 }
+ADD, SUM = {"name": "add", "arguments": {"a": 8675300, "b": 9}}, '[add: {"result": 8675309.0}]'
+SAMPLES["bfcl_turns"] = Sample(
+    Task("t", "Add them.", {"turns": [[ADD], SUM]}, {"world": "bfcl", "state": {}, "tools": ["add"]}),
+    Submission(f"<think>I add.</think>{render_call(**ADD)} It is {SUM}"),
+    Submission(f"It is {SUM}"),
+)
 OPTIONS: dict[str, dict[str, Any]] = {
     "code": {"sandbox": "bubblewrap"},
     "composite": {"parts": {"math": 1.0, "format": 0.1}},
@@ -111,7 +117,7 @@ sampled = pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_every_registered_verifier_of_texts_has_a_sample():
     assert (
         {"call_match", "choice", "code", "communication", "composite", "exact", "format", "math", "numeric"}
-        | {"state_match"}
+        | {"state_match", "bfcl_turns"}
         == set(SAMPLES)
         <= set(verifiers.registered())
     )

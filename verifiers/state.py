@@ -38,7 +38,7 @@ class StateMatchVerifier(Verifier):
     """
 
     def verify(self, submission: Submission, task: Task) -> Verdict:
-        owed, seen, gold = owed_by(task), _to_be_seen(task), _gold_scenario(task)
+        owed, seen, gold = owed_by(task), _to_be_seen(task), gold_scenario(task)
         if not owed and not any(gold.states):
             raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
         states, events = _played(submission, task)
@@ -63,10 +63,12 @@ class StateMatchVerifier(Verifier):
 
 def gold_turns(task: Task) -> list[str]:
     """The agent's turns of the gold episode, in canonical syntax. Raises VerifierInputError for a task without one."""
-    return [turn if isinstance(turn, str) else "".join(render_call(*call) for call in turn) for turn in _gold(task)]
+    return [
+        turn if isinstance(turn, str) else "".join(render_call(*call) for call in turn) for turn in gold_episode(task)
+    ]
 
 
-def _gold(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
+def gold_episode(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
     """The gold episode: messages, and lists of (name, arguments)."""
     turns = task.target.get("turns") if isinstance(task.target, Mapping) else None
     try:
@@ -78,13 +80,13 @@ def _gold(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
         raise VerifierInputError(f"task {task.id} has a target that is no gold episode: {error!r}") from error
 
 
-def _gold_scenario(task: Task) -> Scenario:
-    """The task with its gold episode played."""
+def gold_scenario(task: Task) -> Scenario:
+    """The task with its gold episode played. Raises VerifierInputError for one that cannot be."""
     try:
         scenario, ended = Scenario(task), False
     except (TaskDataError, UnknownNameError) as error:
         raise VerifierInputError(str(error)) from error
-    for turn in _gold(task):
+    for turn in gold_episode(task):
         if ended:
             raise VerifierInputError(f"task {task.id}: its gold episode goes on after the user's last word")
         if isinstance(turn, str):

@@ -53,7 +53,7 @@ def _property(function: str, parameter: inspect.Parameter, hint: Any) -> Schema:
     if hint is inspect.Parameter.empty:
         raise TypeError(f"{where} has no type annotation")
     schema = type_schema(hint, where)
-    if isinstance(parameter.default, (str, int, float)):
+    if isinstance(parameter.default, (str, int, float, list)):
         schema["default"] = parameter.default
     return schema
 

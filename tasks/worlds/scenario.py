@@ -11,7 +11,8 @@ from verigym.tasks.worlds.world import world_of
 class Scenario:
     """A fresh world and a fresh user, made from a task's metadata.
 
-    The user's lines are `metadata["user"]`, see ScriptedUser; without them the prompt is all that there is to say.
+    The user's lines are `metadata["user"]`, see ScriptedUser; without them the prompt is all that there is to say. The
+    tools that a line names, `{"tools": [name, ...]}`, are offered from then on.
     Raises what `world_of` raises.
     """
 
@@ -26,6 +27,8 @@ class Scenario:
         said, final = self.user.reply(message)
         if self.user.answered > before and not final:
             self._states.append(self.world.store.changes())
+            self.world.line = self.user.answered
+            self.world.offer(self.user.line.get("tools", ()))
         return said, final
 
     @property

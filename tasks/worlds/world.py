@@ -19,7 +19,7 @@ from verigym.tasks.worlds.tool import Tool, failure
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One call, what it gave, whether it failed, what it wrote, and which records it read."""
+    """One call, what it gave, whether it failed, what it wrote, which records it read, and which line it answers."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -27,6 +27,7 @@ class Event:
     failed: bool
     touched: tuple[Touched, ...] = ()
     seen: tuple[Place, ...] = ()
+    line: int = 0
 
 
 class World:
@@ -40,7 +41,7 @@ class World:
 
     def __init_subclass__(cls) -> None:
         for name, function in vars(cls).items():
-            if not name.startswith("_") and name in {*vars(World), "store", "events", "offered"}:
+            if not name.startswith("_") and name in {*vars(World), "store", "events", "offered", "line"}:
                 raise TypeError(f"{cls.__name__}: no tool can be named '{name}', which is a part of every world")
             if not name.startswith("_") and isinstance(function, staticmethod | classmethod):
                 raise TypeError(f"{cls.__name__}: '{name}' must be a plain method, as it is a tool of one world")
@@ -50,10 +51,17 @@ class World:
     def __init__(self, state: Tables, offered: Collection[str] | None = None) -> None:
         self.store = Store(state)
         self.events: list[Event] = []
-        for name in offered or ():
+        self.line = 0  # of the user's, which the calls are an answer to
+        self.offered: tuple[str, ...] = ()
+        self.offer(self.tools() if offered is None else offered)
+
+    def offer(self, names: Collection[str]) -> None:
+        """Offers further tools from now on. Raises UnknownNameError for one that there is not."""
+        for name in names:
             if name not in self.tools():
                 raise UnknownNameError.of(f"tool of {type(self).__name__} named", str(name), self.tools())
-        self.offered = tuple(name for name in self.tools() if offered is None or name in offered)
+        wanted = {*self.offered, *names}
+        self.offered = tuple(name for name in self.tools() if name in wanted)
 
     @classmethod
     @cache
@@ -81,13 +89,13 @@ class World:
         done = self.store
         if failed:
             self.store = before
-        self.events.append(Event(name, arguments, result, failed, () if failed else done.touched, done.seen))
+        self.events.append(Event(name, arguments, result, failed, () if failed else done.touched, done.seen, self.line))
         return result
 
     def fork(self) -> Self:
         """A world of its own with the same state and an empty log."""
         other = type(self)({}, self.offered)
-        other.store = self.store.fork()
+        other.store, other.line = self.store.fork(), self.line
         return other
 
     def _result(self, name: str, arguments: dict[str, Any]) -> str:
@@ -127,3 +135,4 @@ def world_of(task: Task) -> World:
 
 
 register("desk", "verigym.tasks.worlds.desk:Desk")
+register("bfcl", "verigym.tasks.worlds.bfcl:Services")
