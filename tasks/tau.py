@@ -13,10 +13,11 @@ nothing is to be changed or told, and `closing` where no human helps then either
     <tool_call>{"name": "exchange_delivered_order_items", "arguments": {"order_id": "#W2378156", ...}}</tool_call>
     It is done. Is there anything else that I can help you with?
 
-`source` is a folder with `retail` and `airline` or one of the two, or a file of tasks in it: users.json, orders.json,
-products.json (airline: flights.json, reservations.json; each may be gzipped), wiki.md, tasks_<split>*.jsonl. Of
-tau2-bench (`benchmark="tau2"`): db.json, policy.md, tasks.jsonl, split_tasks.json. Where there is no db.json for the
-airline, tau-bench's data beside it are taken, which are not quite the same. There is no public hub id.
+`source` is a checkout of tau-bench, or a folder with `retail` and `airline`, or one of these two, or a file of tasks in
+it. They hold users.json, orders.json and products.json (airline: flights.json, reservations.json), gzipped or not or in
+`data/`, wiki.md, and tasks_<split> (.jsonl, or tau-bench's .py, which is read and not run). Of tau2-bench, with
+`benchmark="tau2"`: db.json, policy.md, tasks.jsonl or tasks.json, split_tasks.json. Where there is no db.json,
+tau-bench's data beside it are taken. There is no public hub id.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from verigym.tasks._rows import Row, read_file
+from verigym.tasks._rows import Row
+from verigym.tasks._tau_source import Home
 from verigym.tasks._tau_user import script, script_of_parts
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds import Scenario
-from verigym.tasks.worlds.base import Base, read_base
+from verigym.tasks.worlds.base import Base
 
 NOTHING = "[changes: none]"  # how an agent closes that has nothing to do, to tell or to hand over
 BENCHMARKS = ("tau", "tau2")
 OFFER = "Is there anything else that I can help you with?"
 _TRANSFER = "transfer_to_human_agents"
-_TABLES = {"retail": ("users", "orders", "products"), "airline": ("users", "flights", "reservations")}
 _SPLITS = {("retail", "tau"): ("train", "dev", "test"), ("airline", "tau"): ("test",)}
 _SPLITS_2 = ("train", "test", "base")
 
@@ -82,92 +83,11 @@ def _load(domain: str, split: str, source: str | os.PathLike[str] | None, benchm
             f"{name}: {benchmark}-bench has no public hub id; give source=PATH of a folder with its data "
             "(see docs/environments.md)"
         )
-    home = _Home(domain, benchmark, Path(os.path.expanduser(source)))
+    home = Home(domain, benchmark, Path(os.path.expanduser(source)))
     tasks = [_task(row, home) for row in home.rows(split)]
     if not tasks:
         raise TaskDataError(f"{name}/{split}: {home.folder} holds no tasks of this split; give another source or split")
     return TaskSet(tasks, name=name, split=split)
-
-
-class _Home:
-    """The folder of a domain: its data base, policy and tasks. Raises TaskDataError for what is missing."""
-
-    def __init__(self, domain: str, benchmark: str, source: Path) -> None:
-        if not source.exists():
-            raise TaskDataError(f"tau_{domain}: no file or folder '{source}'; check the path given as source")
-        self.domain, self.benchmark = domain, benchmark
-        self.file = source if source.is_file() else None
-        places = [source.parent] if self.file else [source, source / domain]
-        policy = "policy.md" if benchmark == "tau2" else "wiki.md"
-        # a folder of the other domain has a policy, too; where the name does not tell, its tables do
-        fitting = [place for place in places if (place / policy).is_file() and self._is_mine(place)]
-        if not fitting:
-            looked = " and ".join(str(place) for place in places)
-            raise TaskDataError(
-                f"tau_{domain}: no {policy} with the data of the {domain} domain in {looked}; "
-                f"give the folder of {benchmark}-bench's data as source"
-            )
-        self.folder = fitting[-1]
-        self.policy = (self.folder / policy).read_text(encoding="utf-8")
-        self.base = read_base(self._files())
-
-    def _is_mine(self, place: Path) -> bool:
-        return place.name == self.domain or _file(place, _TABLES[self.domain][1]) is not None
-
-    def _files(self) -> tuple[tuple[str, str], ...]:
-        """The files of the data base, by table."""
-        places = [self.folder]
-        if self.benchmark == "tau2":
-            if whole := _file(self.folder, "db"):
-                return (("", str(whole)),)
-            places = [self.folder.parent.parent / "tau_bench" / self.domain]
-        found = {table: _file(place, table) for place in places for table in _TABLES[self.domain]}
-        for table, path in found.items():
-            if path is None:
-                raise TaskDataError(f"{places[0]}: no {table}.json or {table}.json.gz; fetch the data again")
-        return tuple((table, str(path)) for table, path in found.items())
-
-    def rows(self, split: str) -> Iterator[Row]:
-        """The rows of a split; of a file that was named, all."""
-        if self.file is not None:
-            return _rows(self.file)
-        if self.benchmark == "tau2":
-            wanted = self._ids(split)
-            file = next(
-                (path for name in ("tasks.jsonl", "tasks.json") if (path := self.folder / name).is_file()), None
-            )
-            if file is None:
-                raise TaskDataError(f"{self.folder}: no tasks.jsonl; fetch the data again")
-            return (row for row in _rows(file) if row.id("id", default="") in wanted)
-        words = re.compile(rf"(?:^|[^a-z0-9]){split}(?:[^a-z0-9]|$)")
-        files = sorted(path for path in self.folder.glob("tasks*.jsonl*") if words.search(path.name.lower()))
-        return (row for file in files for row in read_file(file))
-
-    def _ids(self, split: str) -> set[str]:
-        path = self.folder / "split_tasks.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))[split]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TaskDataError(f"{path}: does not tell the ids of the split '{split}' ({error})") from error
-        return set(map(str, found))
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    """A JSON file, perhaps gzipped."""
-    return next((path for end in ("json", "json.gz") if (path := folder / f"{name}.{end}").is_file()), None)
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """The rows of a file of tasks: JSON lines, or tau2-bench's own list."""
-    if path.suffix != ".json":
-        return read_file(path)
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise TaskDataError(f"{path}: is not JSON ({error}); fetch the file again") from error
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise TaskDataError(f"{path}: must be a list of tasks; fetch the file again")
-    return (Row(row, str(path), number) for number, row in enumerate(found, start=1))
 
 
 class _Read(NamedTuple):
@@ -181,7 +101,7 @@ class _Read(NamedTuple):
     outputs: Any
 
 
-def _task(row: Row, home: _Home) -> Task:
+def _task(row: Row, home: Home) -> Task:
     read = _read_2 if home.benchmark == "tau2" else _read_1
     found = read(row, home.base)
     metadata = {
@@ -267,6 +187,9 @@ def _target(row: Row, task: Task, found: _Read) -> dict[str, Any]:
     calls, outputs, user = found.calls, found.outputs, found.user
     if not isinstance(outputs or [], list) or not all(isinstance(output, str) for output in outputs or []):
         raise row.error("what the user must be told must be a list of texts")
+    for output in outputs or ():
+        if not re.search(r"[^\W_]", output):
+            raise row.error(f"what the user must be told must have a letter or digit, not {output!r}")
     scenario = Scenario(task)
     for call in calls:
         if call["name"] not in scenario.world.tools():

@@ -109,7 +109,7 @@ def _pattern(output: str) -> re.Pattern[str]:
     before, after = r"(?<![\w])(?<!\d[.,])(?<!(?<!\w)-)", r"(?!\w)(?![.,]\d)"
     if output.strip().startswith("-"):
         before = r"(?<!\w)-\s*"
-    return re.compile(before + r"[^\w.]{0,3}".join(pieces or [re.escape(output)]) + after, re.IGNORECASE)
+    return re.compile(before + r"[^\w.]{0,3}".join(pieces) + after, re.IGNORECASE)
 
 
 def _number(text: str) -> str:
