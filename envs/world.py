@@ -34,8 +34,8 @@ class WorldEnv(TextEnv):
         verifier_options: options of a verifier given by name.
         instructions: a text put under the first question, after a blank line ("" for none).
         system_prompt: the first message, from the system ("" for none); a task's own `policy` follows in it.
-        user: who plays the users, anything with an Agent's `act` (None: the tasks' scripts). It is shared, and told the
-            `instruction` of each task; a fork or a replay needs one that says the same again.
+        user: who plays the users, anything with an Agent's `act`, or "module:function" of what makes one (None: the
+            tasks' scripts). It is told the `instruction` of each task; a fork needs one that says the same again.
         max_calls: calls in an episode; what is above is not run, and told so (None: no limit).
         max_reply: characters of a tool's reply; what is longer is cut.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
@@ -58,7 +58,7 @@ class WorldEnv(TextEnv):
         verifier_options: Mapping[str, Any] | None = None,
         instructions: str = "",
         system_prompt: str = "",
-        user: Player | None = None,
+        user: Player | str | None = None,
         max_calls: int | None = None,
         max_reply: int = 4000,
         max_turns: int = 20,
@@ -79,13 +79,11 @@ class WorldEnv(TextEnv):
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
-        if user is not None and not callable(getattr(user, "act", None)):
-            raise ConfigError(f"user must be an Agent, which has a method act(messages, tools), not {user!r}")
-        self._player = user
+        self._player = _player(user)
         self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
         self.max_reply = positive("max_reply", max_reply)
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
-        self._scenario = Scenario(self.tasks[0], user)  # whose tools are asked for before the first reset
+        self._scenario = Scenario(self.tasks[0], self._player)  # whose tools are asked for before the first reset
 
     def opening(self, task: Task) -> list[Message]:
         self._scenario = Scenario(task, self._player)
@@ -125,3 +123,10 @@ class WorldEnv(TextEnv):
         if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
         return shortened(self._scenario.world.call(name, arguments), self.max_reply)
+
+
+def _player(user: Player | str | None) -> Player | None:
+    made = resolve(user)() if isinstance(user, str) else user
+    if made is not None and not callable(getattr(made, "act", None)):
+        raise ConfigError(f"user must be an Agent, which has a method act(messages, tools), not {made!r}")
+    return made

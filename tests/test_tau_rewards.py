@@ -156,6 +156,11 @@ def test_a_closing_that_is_not_so_earns_0():
     task = next(task for task in load("retail", "train") if changing(task))
     calls, words = calls_and_words(task)
     assert earned(task, calls, f"{words} [Changes: none]").components["closed"] == 0
+    env = make("retail", "train")
+    env.reset(seed=0, options={"task": task.id})
+    for turn in ["[changes: none] Is that right?", *env.gold_episodes(task)[0]]:
+        *_, info = env.step(turn)
+    assert info["verdict"].reward == 1  # it was so when it was said
     task = load("airline", "test").get("airline-test-49")
     calls, words = calls_and_words(task)
     assert earned(task, calls, words).reward == 1

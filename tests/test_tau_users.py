@@ -239,8 +239,18 @@ def test_a_model_behind_an_endpoint_plays_the_user_of_a_real_task():
     assert "tools" not in asked[0]
 
 
+def test_who_plays_the_user_can_be_named_by_what_makes_it(one_task, tmp_path, monkeypatch):
+    (tmp_path / "players.py").write_text(
+        "class Player:\n    def act(self, messages, tools=()):\n        return 'Hello.'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert WorldEnv(one_task, user="players:Player", verifier="service").reset(seed=0)[0] == "Hello."
+
+
 def test_what_is_no_agent_and_a_task_without_an_instruction_are_refused(one_task):
     with pytest.raises(ConfigError, match="user must be an Agent"):
+        WorldEnv(one_task, user=max)
+    with pytest.raises(ConfigError, match="'gpt' must name a function as module:attribute"):
         WorldEnv(one_task, user="gpt")
     with pytest.raises(TaskDataError, match="has no instruction for who plays its user"):
         gym.make("verigym/Desk-v0", user=Player())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import TaskDataError, UnknownNameError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.tasks.worlds.store import same
@@ -41,7 +42,7 @@ class ServiceVerifier(Verifier):
       different numbers or MOST_WORDS different words tells nothing, nor does any if they have five times so many
       numbers: who tells everything has told nothing. Numbers of eight digits and more, which are ids, are words;
     - `closed`: where nothing is to be done but to close, `[changes: none]` was said, if `target["closing"]` is "none";
-      where something was changed or the user was handed over, no closing was said;
+      where something was changed or the user was handed over, no closing was said after it;
     - `known`: where there was nothing to change or tell, one of the records in `target["known"]` was looked at, if
       there are any: who refuses everything unseen is no service.
 
@@ -63,7 +64,7 @@ class ServiceVerifier(Verifier):
             "state": "" if same(states[-1], gold.store.changes()) else "the world is not as it should be",
             "human": _problem_of_human(events, gold, target),
             "told": problem_of_outputs(said, target.get("outputs", ())),
-            "closed": _problem_of_closing(said, events, target),
+            "closed": _problem_of_closing(submission, events, target),
             "known": _problem_of_looks(events, target),
         }
         reasons = [problem for problem in problems.values() if problem]
@@ -135,13 +136,27 @@ def _problem_of_human(events: Sequence[Event], gold: World, target: Mapping[str,
     return "the user was handed over to a human for nothing" if "closing" in target and handed_over else ""
 
 
-def _problem_of_closing(said: Sequence[str], events: Sequence[Event], target: Mapping[str, Any]) -> str:
-    closings = {closing.casefold() for message in said for closing in _CLOSING.findall(message)}
+def _problem_of_closing(submission: Submission, events: Sequence[Event], target: Mapping[str, Any]) -> str:
     if "closing" in target:
-        return "" if closings == {target["closing"]} else "the user was not told that nothing was changed"
-    if closings and (touched(events) or any(map(_hands_over, events))):
+        right = _closings(spoken(submission)) == {target["closing"]}
+        return "" if right else "the user was not told that nothing was changed"
+    done = touched(events) or any(map(_hands_over, events))
+    if done and _closings(_last_words(submission)):
         return "the user was told that nothing was changed, which is not so"
     return ""
+
+
+def _closings(said: Iterable[str]) -> set[str]:
+    return {closing.casefold() for message in said for closing in _CLOSING.findall(message)}
+
+
+def _last_words(submission: Submission) -> Iterator[str]:
+    """What the user was told after the last call; all of a submission that is a text alone."""
+    if not submission.messages:
+        return spoken(submission)
+    calls = [index for index, message in enumerate(submission.messages) if message["role"] == "tool"]
+    after = submission.messages[calls[-1] + 1 :] if calls else submission.messages
+    return (parse_turn(str(message["content"])).content for message in after if message["role"] == "assistant")
 
 
 def _problem_of_looks(events: Sequence[Event], target: Mapping[str, Any]) -> str:

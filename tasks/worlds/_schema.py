@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 Schema = dict[str, Any]
 
@@ -84,12 +84,11 @@ def type_schema(hint: Any, where: str) -> Schema:
 
 def _object_schema(hint: Any, where: str) -> Schema:
     """An object with the keys of a TypedDict, and any others."""
-    properties = {key: type_schema(kind, f"{where}[{key!r}]") for key, kind in get_type_hints(hint).items()}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": [key for key in properties if key in hint.__required_keys__],
-    }
+    kinds, written = get_type_hints(hint), get_type_hints(hint, include_extras=True)
+    # which keys are required is not known where the annotations are texts
+    required = [key for key in kinds if key in hint.__required_keys__ and get_origin(written[key]) is not NotRequired]
+    properties = {key: type_schema(kind, f"{where}[{key!r}]") for key, kind in kinds.items()}
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _literal_schema(values: tuple[Any, ...], where: str) -> Schema:
