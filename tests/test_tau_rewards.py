@@ -16,6 +16,7 @@ from verigym.tasks.canonical import parse_turn, render_call
 from verigym.tasks.errors import VerifierInputError
 from verigym.tasks.tau import chance
 from verigym.tasks.worlds import world_of
+from verigym.tasks.worlds.customer import Customer
 from verigym.verifiers import Outcome, Submission
 from verigym.verifiers.service import problem_of_outputs
 
@@ -189,6 +190,7 @@ def test_a_user_is_handed_over_where_the_gold_does_so():
         ("625.60", "It is 625.6 dollars", True),
         ("10", "There are 10 options.", True),
         ("10", "There are 10.00 options", True),
+        ("10", "10. a blue one\n  11) a red one", False),
         ("10", "There are 100, 10.5, 1,010, #W10, A10 and -10", False),
         ("-16.63", "the difference is -16.63", True),
         ("polyester", "One is cotton, one is **Polyester**.", True),
@@ -201,6 +203,9 @@ def test_a_user_is_handed_over_where_the_gold_does_so():
         ("IL", "Chicago, IL 60621", True),
         ("IL", "will", False),
         ("286422338955", "Tracking number: 286422338955", True),
+        ("credit_card_12", "by credit_card_12.", True),
+        ("credit_card_12", "by credit_card_123", False),
+        ("a.b@c.com", "write to a.b@c.com!", True),
     ],
 )
 def test_an_output_is_told_by_whole_words_and_by_value(output, said, told):
@@ -211,6 +216,8 @@ def test_who_tells_everything_has_told_nothing():
     spray = " ".join(map(str, range(1, 22)))
     assert problem_of_outputs([spray], ["10"]) == "1 of 1 facts that the user asked for were not told"
     assert problem_of_outputs([spray, "It is 10."], ["10"]) == ""
+    assert problem_of_outputs(["a," + ",a,".join(map(str, range(1, 30)))], ["10"]) != ""
+    assert problem_of_outputs([",".join(map(str, range(1, 30)))], ["10"]) != ""
     many = [" ".join(map(str, range(start, start + 20))) for start in range(0, 120, 20)]
     assert problem_of_outputs(many, ["10"]) == "the user was told 120 numbers, so none was an answer"
     words = " ".join(f"w{letter}{other}" for letter in "abcdefghijklmn" for other in "abcdefghijklmnop")
@@ -266,3 +273,25 @@ def test_a_turn_of_the_gold_has_one_call_as_the_policy_asks():
         for turn in (turn for task in load(domain, split) for turn in make(domain, split).gold_episodes(task)[0]):
             parsed = parse_turn(turn)
             assert len(parsed.calls) + bool(parsed.content) == 1
+
+
+HOSTILE = [
+    "x" + "?" * 200_000 + "a",
+    "1,111" * 60_000 + "a",
+    "1," * 100_000,
+    "0." + "0" * 200_000 + "a",
+    "[changes: " * 20_000,
+    "[" + " " * 200_000,
+    "\n" * 200_000,
+    "please " * 30_000,
+    "I need " * 30_000,
+    "a.b" * 70_000,
+]
+
+
+def test_a_hostile_message_takes_time_in_proportion_to_its_length():
+    """Quadratic time would be many minutes."""
+    task = load("airline", "test").get("airline-test-8")
+    for text in HOSTILE:
+        SERVICE.verify(Submission(text), task)
+        Customer(task.metadata["user"]).reply(text)

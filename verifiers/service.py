@@ -23,7 +23,9 @@ MOST_WORDS = 200
 """Different words in a message that tells something."""
 
 _CLOSING = re.compile(r"\[\s*changes\s*:\s*([^\[\]\n]{1,80}?)\s*\]", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)")
+# bounded groups of thousands, so that the search stays linear
+_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3}){1,6}|\d+)(?:\.\d+)?(?!\w)")
+_LIST_MARK = re.compile(r"^[ \t]{0,8}\d{1,3}[.)][ \t]", re.MULTILINE)
 _PIECE = re.compile(r"(\d[\d,]*(?:\.\d+)?)|([^\W\d_]+)")
 _WORD = re.compile(r"\w+")
 
@@ -40,7 +42,8 @@ class ServiceVerifier(Verifier):
     - `told`: each text of `target["outputs"]` was told the user in a turn without calls: as whole words, a number by
       its value ("$1,939.05" tells 1939.05, "54.041" does not tell 54.04). A message with more than MOST_NUMBERS
       different numbers or MOST_WORDS different words tells nothing, nor does any if they have five times so many
-      numbers: who tells everything has told nothing. Numbers of eight digits and more, which are ids, are words;
+      numbers: who tells everything has told nothing. Numbers of eight digits and more, which are ids, are words, and
+      the numbers of a list's lines are none;
     - `closed`: where nothing is to be done but to close, `[changes: none]` was said, if `target["closing"]` is "none";
       where something was changed or the user was handed over, no closing was said after it;
     - `known`: where there was nothing to change or tell, one of the records in `target["known"]` was looked at, if
@@ -83,6 +86,7 @@ def problem_of_outputs(said: Sequence[str], outputs: Sequence[str]) -> str:
     """What is wrong with what the user was told, in one sentence; "" if nothing is. It never says what is right."""
     if not outputs:
         return ""
+    said = [_LIST_MARK.sub("", message) for message in said]
     numbers = {number for message in said for number in _numbers(message)}
     if len(numbers) > 5 * MOST_NUMBERS:
         return f"the user was told {len(numbers)} numbers, so none was an answer"
@@ -110,7 +114,7 @@ def _pattern(output: str) -> re.Pattern[str]:
     before, after = r"(?<![\w])(?<!\d[.,])(?<!(?<!\w)-)", r"(?!\w)(?![.,]\d)"
     if output.strip().startswith("-"):
         before = r"(?<!\w)-\s*"
-    return re.compile(before + r"[^\w.]{0,3}".join(pieces) + after, re.IGNORECASE)
+    return re.compile(before + r"[\W_]{0,3}".join(pieces) + after, re.IGNORECASE)
 
 
 def _number(text: str) -> str:

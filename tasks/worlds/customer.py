@@ -15,7 +15,7 @@ ALL_DONE = "Is everything done that I asked for?"
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?=\S)[^.!?\n]*)*[.!?\n]?")  # "a.b@c.com" and "$5.20" have no end in them
 _WORD = re.compile(r"\w+")
 _REQUEST = re.compile(
-    r"\?\W*$|\b(?:please|kindly) (?:also )?(?:provide|confirm|tell|share|specify|give|reply|respond|verify|enter|"
+    r"\?\W{0,5}$|\b(?:please|kindly) (?:also )?(?:provide|confirm|tell|share|specify|give|reply|respond|verify|enter|"
     r"choose|select|state|send|indicate|clarify|say|type|let)\b|\blet me know\b|"
     r"\b(?:reply|respond|answer|say|type)\W+yes\b|"
     r"\bI(?:'ll| will)? need (?:you|your|the|to know)\b",
@@ -26,7 +26,7 @@ _OFFER = re.compile(
 )
 _CONFIRM = {"confirm", "confirmation", "proceed", "correct", "agree", "yes", "ahead"}
 _YES_OR_NO = re.compile(
-    r"^\W*(?:so,? |and |then,? )?(?:is|are|do|does|did|would|will|shall|should|can|could|may)\b", re.I
+    r"^\W{0,5}(?:so,? |and |then,? )?(?:is|are|do|does|did|would|will|shall|should|can|could|may)\b", re.I
 )
 _COMMON = set(
     _WORD.findall(
