@@ -32,7 +32,9 @@ _FOLLOWS = re.compile(r"^(?:You )?(?:will )?(?:then|otherwise|but)\b", re.IGNORE
 _PAYS = re.compile(
     r"\b(?:pay\w*|card|cards|paypal\w*|gc|refund\w*|gift\w*|credit\w*|certificates?|via)\b", re.IGNORECASE
 )
-_MISTAKE = re.compile(r"\b(?:mistake\w*|accident\w*|mixup)\b", re.IGNORECASE)
+_WHY = re.compile(r"\b(?:because|due to|mistake\w*|accident\w*|mixup|no longer)\b", re.IGNORECASE)
+_LIVES = re.compile(r"\b(?:address\w*|street|avenue|road|drive|lane|highway|live)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"#?\bW\d{7}\b|\b(?=[A-Z]*\d)[A-Z\d]{6}\b|\breservation\b")
 
 _BEFORE_ME = "to|for|with|of|from|on|about|at|tells?|told|asks?|gives?|lets?|helps?|charges?|sends?|allows?|unsubscribe"
 # (pattern, what it becomes), each in turn; what begins with a capital stays so
@@ -101,36 +103,30 @@ def first_person(sentence: str) -> str:
 def _facts(sentences: list[str], user: Mapping[str, Any]) -> dict[str, str]:
     """What the user says to a question with one of the words in it."""
     name, address = user["name"], user["address"]
-    lines = [
-        address["address1"],
-        address["address2"],
-        address["city"],
-        address["state"],
-        address["zip"],
-        address["country"],
-    ]
+    lines = [address[part] for part in ("address1", "address2", "city", "state", "zip", "country") if address[part]]
     facts = {
         ("name", "names"): f"My name is {name['first_name']} {name['last_name']}.",
         ("zip", "zipcode", "postal", "postcode"): f"My zip code is {address['zip']}.",
         ("email", "mail"): f"My email is {user['email']}.",
         ("user", "account", "username"): f"My user id is {user['id']}.",
-        ("address", "addresses"): f"My address in your files is {', '.join(line for line in lines if line)}.",
+        ("address", "addresses"): _said(sentences, _LIVES, f"My address in your files is {', '.join(lines)}."),
         ("birth", "dob", "birthday"): f"I was born on {user['dob']}." if "dob" in user else "",
-        ("payment", "pay", "card", "refund", "refunded", "paypal", "method"): _payment(sentences, user),
-        ("reason", "why", "reasons"): _reason(sentences, user),
+        ("payment", "pay", "card", "refund", "refunded", "paypal", "method"): _said(sentences, _PAYS) or _payment(user),
+        ("reason", "reasons", "why"): _said(sentences, _WHY, _reason(user)),
+        ("number", "numbers", "id", "ids"): _said(sentences, _NUMBER) or "I do not have it at hand; my profile has it.",
     }
     return {word: fact for words, fact in facts.items() for word in words if fact}
 
 
-def _payment(sentences: list[str], user: Mapping[str, Any]) -> str:
-    said = [first_person(sentence) for sentence in sentences if _PAYS.search(sentence)]
+def _said(sentences: list[str], about: re.Pattern[str], last: str = "") -> str:
+    """The sentences about something, and a last one."""
+    return " ".join([*(first_person(sentence) for sentence in sentences if about.search(sentence)), last]).strip()
+
+
+def _payment(user: Mapping[str, Any]) -> str:
     methods = list(user["payment_methods"])
-    if said:
-        return " ".join(said)
     return f"Please use {methods[0]}." if len(methods) == 1 else "Please use the one that I paid with."
 
 
-def _reason(sentences: list[str], user: Mapping[str, Any]) -> str:
-    if any(map(_MISTAKE.search, sentences)):
-        return "I ordered it by mistake; anything else that I want to cancel is no longer needed."
-    return "My plans have changed." if "dob" in user else "It is no longer needed."
+def _reason(user: Mapping[str, Any]) -> str:
+    return "Otherwise it is a change of plan." if "dob" in user else "Otherwise it is no longer needed."

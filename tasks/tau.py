@@ -134,6 +134,10 @@ def _read_2(row: Row, base: Base) -> _Read:
 
 
 _PARTS = ("reason_for_call", "known_info", "unknown_info", "task_instructions")
+_OF_USER = {
+    "name": ("first_name", "last_name"),
+    "address": ("address1", "address2", "city", "state", "zip", "country"),
+}
 _USER_ID = re.compile(r"\b[a-z]+_[a-z]+_\d{4}\b")
 
 
@@ -165,7 +169,12 @@ def _user(row: Row, base: Base, user_id: str) -> dict[str, Any]:
     """The record of a user, with its id."""
     if user_id not in base["users"]:
         raise row.error(f"there is no user '{user_id}' in the data base")
-    return {**base["users"][user_id], "id": user_id}
+    user: dict[str, Any] = base["users"][user_id]
+    for table, fields in _OF_USER.items():
+        for field in fields:
+            if not isinstance(user[table].get(field), str):
+                raise row.error(f"the record of user '{user_id}' has no {table} with '{field}'")
+    return {**user, "id": user_id}
 
 
 def _calls(row: Row, actions: Any, arguments: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from verigym.envs.world import WorldEnv
 from verigym.tasks._tau_user import first_person, script
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import ConfigError, TaskDataError
-from verigym.tasks.worlds.customer import ALL_DONE, YES, Customer
+from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, YES, Customer
 from verigym.tasks.worlds.simulated import GREETING, STOP
 from verigym.tasks.worlds.user import NO_MORE, THANKS
 
@@ -82,13 +82,35 @@ def test_what_was_said_is_said_again_to_a_question_about_it():
 
 def test_the_customer_asks_whether_all_is_done_and_leaves_when_told_so_or_offered_more():
     script = {**SCRIPT, "more": []}
-    assert talk("It is returned.", "Yes.", script=script) == [(ALL_DONE, False), (THANKS, True)]
+    assert talk("It is returned.", "It is.", script=script) == [(ALL_DONE, False), (THANKS, True)]
     assert talk("It is done. Is there anything else?", script=script) == [(THANKS, True)]
     assert talk("Done. Please let me know if you need any further help.", script=script) == [(THANKS, True)]
     assert talk("", "Your zip?", "", "", script=script)[2:] == [(ALL_DONE, False), (THANKS, True)]
 
 
-@pytest.mark.parametrize("script", [{}, {"says": 1}, {"says": "a", "facts": {"b": 1}}, {"says": "a", "more": [1]}])
+def test_the_customer_waits_for_an_agent_that_is_about_to_do_something():
+    script = {**SCRIPT, "more": []}
+    for busy in (
+        "Let me look that up.",
+        "One moment, please.",
+        "Not yet, I am still working on it.",
+        "I will check it.",
+    ):
+        assert talk("Done.", busy, "Done.", "Yes.", script=script)[1:] == [
+            (GO_ON, False), (ALL_DONE, False), (THANKS, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {},
+        {"says": 1},
+        {"says": "a", "facts": {"b": 1}},
+        {"says": "a", "more": [1]},
+        {"says": "a", "more": 1},
+        {"says": "a", "facts": 1},
+    ],
+)
 def test_what_is_no_script_is_refused(script):
     with pytest.raises(TaskDataError, match="a customer must be such as"):
         Customer(script)
@@ -111,8 +133,14 @@ def test_who_the_user_is_and_of_what_kind_is_told_when_asked_and_not_before():
     assert facts["zip"] == "My zip code is 19122."
     assert facts["email"] == "My email is ana.li1@example.com."
     assert facts["payment"] == "Please use paypal_1."
-    assert facts["reason"] == "It is no longer needed."
-    assert "mistake" in script("Your name is Ana Li. You want to cancel it, it was a mistake.", USER)["facts"]["reason"]
+    assert facts["reason"] == "Otherwise it is no longer needed."
+    assert facts["number"] == "I do not have it at hand; my profile has it."
+    facts = script("You want order #W1234567 sent to 2 Oak Street. You want to cancel the other, a mistake.", USER)[
+        "facts"
+    ]
+    assert facts["reason"] == "I want to cancel the other, a mistake. Otherwise it is no longer needed."
+    assert facts["id"] == "I want order #W1234567 sent to 2 Oak Street."
+    assert facts["address"] == f"{facts['id']} My address in your files is 1 Elm, Bath, ME, 19122, USA."
 
 
 @NEEDS_DATA

@@ -11,6 +11,7 @@ from verigym.tasks.worlds.user import NO_MORE, THANKS
 
 YES = "Yes, please go ahead, if it is just what I asked for."
 ALL_DONE = "Is everything done that I asked for?"
+GO_ON = "All right."
 
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?=\S)[^.!?\n]*)*[.!?\n]?")  # "a.b@c.com" and "$5.20" have no end in them
 _WORD = re.compile(r"\w+")
@@ -23,6 +24,10 @@ _REQUEST = re.compile(
 )
 _OFFER = re.compile(
     r"\b(?:any|some)thing else\b|\bany (?:other|more|further)\b|\b(?:further|else I can)\b", re.IGNORECASE
+)
+_BUSY = re.compile(
+    r"\b(?:not yet|still|(?:one|a) moment|please wait|hold on|let me|working on|I(?:['’]ll| will| am going to))\b",
+    re.IGNORECASE,
 )
 _CONFIRM = {"confirm", "confirmation", "proceed", "correct", "agree", "yes", "ahead"}
 _YES_OR_NO = re.compile(
@@ -43,15 +48,16 @@ class Customer:
     fact. `more` is told, once and as a whole, as soon as the agent asks for a confirmation or for something that is no
     fact, or says something: what the user thinks of later. After that a question about what was said before gets it
     again, and a question for a confirmation gets a yes. The user leaves when offered further help, or when the agent
-    says for the second time something that is no question. What the user says is a function of the script and of what
-    the agent said. Raises TaskDataError for what is no script.
+    says for the second time something that is no question and no promise to do something. What the user says is a
+    function of the script and of what the agent said. Raises TaskDataError for what is no script.
     """
 
     answered = 0  # there is one matter only, which is settled at the end
 
     def __init__(self, script: Mapping[str, Any]) -> None:
         facts, more = script.get("facts", {}), script.get("more", ())
-        texts = [script.get("says"), *(facts.values() if isinstance(facts, Mapping) else [None]), *more]
+        texts = [script.get("says"), *(facts.values() if isinstance(facts, Mapping) else [None])]
+        texts += more if isinstance(more, list | tuple) else [None]
         if not all(isinstance(text, str) for text in texts):
             raise TaskDataError('a customer must be such as {"says": "Stop it.", "facts": {"zip": "It is 19122."}}')
         self._says, self._facts, self._more = str(script["says"]), facts, list(more)
@@ -73,10 +79,13 @@ class Customer:
         if questions:
             self._asked_back = False
             return self._answer(questions, words, given), False
-        if self._asked_back or any(map(_OFFER.search, sentences)):
+        if any(map(_OFFER.search, sentences)):
             return THANKS, True
-        self._asked_back = True
-        return ALL_DONE, False
+        if _BUSY.search(message):
+            self._asked_back = False
+            return GO_ON, False
+        final, self._asked_back = self._asked_back, True
+        return (THANKS, True) if final else (ALL_DONE, False)
 
     def _answer(self, questions: list[str], words: set[str], given: list[str]) -> str:
         """Facts and a yes, or what was said before about the same thing."""
@@ -84,7 +93,7 @@ class Customer:
             given = [YES, *given]
         if not given:
             said = _SENTENCE.findall(" ".join([self._says, *self._more]))
-            given = [text.strip() for text in said if _content(text) & words] or given
+            given = [text.strip() for text in said if _content(text) & words]
         if not given and any(map(_YES_OR_NO.search, questions)):
             given = [YES]
         return " ".join(given) or NO_MORE
