@@ -30,7 +30,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from verigym.tasks._rows import Row
+from verigym.tasks._rows import Row, UnusableRow
 from verigym.tasks._tau_source import Home
 from verigym.tasks._tau_user import script, script_of_parts
 from verigym.tasks.errors import TaskDataError, UnknownNameError
@@ -84,10 +84,15 @@ def _load(domain: str, split: str, source: str | os.PathLike[str] | None, benchm
             "(see docs/environments.md)"
         )
     home = Home(domain, benchmark, Path(os.path.expanduser(source)))
-    tasks = [_task(row, home) for row in home.rows(split)]
+    tasks, left_out = [], []
+    for row in home.rows(split):
+        try:
+            tasks.append(_task(row, home))
+        except UnusableRow as unusable:
+            left_out.append(str(unusable))
     if not tasks:
         raise TaskDataError(f"{name}/{split}: {home.folder} holds no tasks of this split; give another source or split")
-    return TaskSet(tasks, name=name, split=split)
+    return TaskSet(tasks, name=name, split=split, left_out=left_out)
 
 
 class _Read(NamedTuple):
@@ -127,8 +132,8 @@ def _read_2(row: Row, base: Base) -> _Read:
     if not isinstance(parts, Mapping) or not isinstance(criteria, Mapping):
         raise row.error("a task needs user_scenario.instructions and evaluation_criteria")
     instruction = "\n".join(str(parts[name]) for name in _PARTS if parts.get(name))
-    user = _user(row, base, _named_user(row, instruction, base))
     calls, outputs = _calls(row, criteria.get("actions") or [], "arguments"), criteria.get("communicate_info")
+    user = _user(row, base, _named_user(row, instruction, calls, base))
     task_id = f"{parts.get('domain', 'tau2')}-{row.id('id', default='')}"
     return _Read(task_id, instruction, user, script_of_parts(parts, user), calls, outputs)
 
@@ -141,18 +146,31 @@ _OF_USER = {
 _USER_ID = re.compile(r"\b[a-z]+_[a-z]+_\d{4}\b")
 
 
-def _named_user(row: Row, instruction: str, base: Base) -> str:
-    """The user of tau2-bench's task, which does not name it by a field: by id, email, or name and zip or city."""
+def _named_user(row: Row, instruction: str, calls: list[dict[str, Any]], base: Base) -> str:
+    """The user of tau2-bench's task, which no field names: by id, email, or name and zip or city, else by the calls.
+
+    Raises UnusableRow if neither tells.
+    """
     users = base["users"]
     named = [found for found in _USER_ID.findall(instruction) if found in users]
     if named:
         return str(named[0])
     text = instruction.casefold()
     scores = {key: _mentions(user, text) for key, user in users.items()}
-    best: str = max(scores, key=lambda key: scores[key])
-    if scores[best] < 2 or list(scores.values()).count(scores[best]) > 1:
-        raise row.error("its instructions do not tell who of the data base the user is")
-    return best
+    best = max(scores, key=lambda key: scores[key])
+    if scores[best] > 1 and list(scores.values()).count(scores[best]) == 1:
+        return str(best)
+    for call in calls:
+        for name, value in call["arguments"].items():
+            owner = value if name == "user_id" else _owner(base, name, value)
+            if isinstance(owner, str) and owner in users:
+                return owner
+    raise row.unusable("neither its instructions nor its actions tell who of the data base the user is")
+
+
+def _owner(base: Base, name: str, value: Any) -> Any:
+    """Whose an order or reservation is, of a call's argument such as `order_id`."""
+    return base.get(f"{name.removesuffix('_id')}s", {}).get(str(value), {}).get("user_id")
 
 
 def _mentions(user: Mapping[str, Any], text: str) -> int:

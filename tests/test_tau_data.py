@@ -169,6 +169,34 @@ def test_a_shop_can_be_played_without_the_real_data(shop):
 
 # tau2-bench.
 
+
+def task_2(task_id, known, actions):
+    instructions = {"domain": "retail", "reason_for_call": "You want it cancelled.", "known_info": known,
+                    "unknown_info": None, "task_instructions": "Be short."}  # fmt: skip
+    criteria = {"actions": actions, "communicate_info": None}
+    return {"id": task_id, "user_scenario": {"instructions": instructions}, "evaluation_criteria": criteria}
+
+
+def test_the_user_of_tau2_bench_is_found_by_the_instructions_or_the_actions_or_the_task_is_left_out(tmp_path):
+    folder = tmp_path / "retail"
+    folder.mkdir()
+    tables = {"users": {"ana_li_1234": USER, "bo_li_1234": USER}, "orders": {"#W1": ORDER}, "products": LAMP}
+    (folder / "db.json").write_text(json.dumps(tables))
+    (folder / "policy.md").write_text("Be kind.")
+    (folder / "split_tasks.json").write_text(json.dumps({"train": ["1", "2", "3"]}))
+    cancel = {"name": CANCEL["name"], "arguments": CANCEL["kwargs"]}
+    rows = [task_2("1", "You are bo_li_1234.", []), task_2("2", "You are Ana.", [cancel]), task_2("3", "Ana.", [])]
+    (folder / "tasks.json").write_text(json.dumps([*rows, task_2("4", "", [])]))
+    found = load(folder, split="train", benchmark="tau2")
+    assert [task.metadata["user"]["facts"]["user"] for task in found] == [
+        "My user id is bo_li_1234.", "My user id is ana_li_1234."]  # fmt: skip
+    assert found.ids == ["retail-1", "retail-2"]
+    (left_out,) = found.left_out
+    assert "tasks.json: row 3: neither its instructions nor its actions tell who" in left_out
+    with pytest.raises(TaskDataError, match=r"split_tasks.json: does not tell the ids of the split 'test'"):
+        load(folder, benchmark="tau2")
+
+
 TAU2 = [("retail", 74), ("airline", 30)]
 
 
