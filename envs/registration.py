@@ -22,6 +22,10 @@ DESK = (
     "[price of order N: the price]. Of what cannot be done, such as to sing, say [sing: cannot]. Write nothing else in "
     "brackets, and ask for what you must know."
 )
+SERVICE = (
+    "The user reads what you write in a turn without a call. Where you close without a change, without anything that "
+    "you were asked to tell, and without handing over to a human, say [changes: none] to the user; else do not say it."
+)
 
 TURNS = (
     "Act by calls; the user hears only what you write without a call, and then goes on. Of what the user wants to know "
@@ -244,3 +248,18 @@ register(
         "max_tokens_per_turn": 512,
     },
 )
+for domain, split in (("Retail", "train"), ("Airline", "test")):
+    register(
+        f"verigym/Tau{domain}-v0",
+        entry_point=WORLD,
+        kwargs={
+            "task_set": f"tau_{domain.lower()}",
+            "split": split,
+            "verifier": "service",
+            "system_prompt": SERVICE,
+            "chance": "verigym.tasks.tau:chance",
+            "max_turns": 60,
+            "max_reply": 100_000,  # what is cut cannot be acted on: searches for flights are long
+            "max_tokens_per_turn": 2048,
+        },
+    )

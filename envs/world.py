@@ -1,4 +1,4 @@
-"""An environment whose agent acts on a simulated world by tools, and talks with a user who follows a script."""
+"""An environment whose agent acts on a simulated world by tools, and talks with a user: a script, or another agent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from verigym.envs._options import Demonstrate, chance_of, load_tasks, positive, resolve, shortened
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
-from verigym.tasks.errors import EnvUsageError
+from verigym.tasks.errors import ConfigError, EnvUsageError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.scenario import Scenario
+from verigym.tasks.worlds.simulated import Player
 from verigym.verifiers.state import gold_turns
 from verigym.verifiers.verdict import Submission
 from verigym.verifiers.verifier import Verifier
@@ -21,10 +22,10 @@ from verigym.verifiers.verifier import Verifier
 class WorldEnv(TextEnv):
     """The user asks; a turn with calls acts on the task's world, a turn without one speaks to the user.
 
-    A task's metadata has its world (`world`, `state`, `tools`: see `worlds.world_of`) and the user's lines (`user`: see
-    `worlds.ScriptedUser`). Each call is answered by a tool message, a wrong one by a message that helps; text beside
-    calls is not heard by anybody. The episode ends with the user's last word. The verifier gets `Scenario.states` as
-    the submission's `state`, and the world's log as its `events`.
+    A task's metadata has its world (`world`, `state`, `tools`: see `worlds.world_of`) and its user (`user`: see
+    `worlds.Scenario`). Each call is answered by a tool message, a wrong one by a message that helps; text beside calls
+    is not heard by anybody. The episode ends with the user's last word, or with a call that ends all. The verifier gets
+    `Scenario.states` as the submission's `state`, and the world's log as its `events`.
 
     Args:
         task_set: a TaskSet (`split` then says nothing), or the name of one for `tasks.load` with `split`, `source`
@@ -32,7 +33,9 @@ class WorldEnv(TextEnv):
         verifier: the registered name of a Verifier, or one that may be shared and that its owner closes.
         verifier_options: options of a verifier given by name.
         instructions: a text put under the first question, after a blank line ("" for none).
-        system_prompt: the first message, from the system ("" for none).
+        system_prompt: the first message, from the system ("" for none); a task's own `policy` follows in it.
+        user: who plays the users, anything with an Agent's `act`, or "module:function" of what makes one (None: the
+            tasks' scripts). It is told the `instruction` of each task; a fork needs one that says the same again.
         max_calls: calls in an episode; what is above is not run, and told so (None: no limit).
         max_reply: characters of a tool's reply; what is longer is cut.
         max_turns, max_tokens_per_turn, max_tokens_per_episode: the budgets; None is no limit on tokens.
@@ -55,6 +58,7 @@ class WorldEnv(TextEnv):
         verifier_options: Mapping[str, Any] | None = None,
         instructions: str = "",
         system_prompt: str = "",
+        user: Player | str | None = None,
         max_calls: int | None = None,
         max_reply: int = 4000,
         max_turns: int = 20,
@@ -75,16 +79,18 @@ class WorldEnv(TextEnv):
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
+        self._player = _player(user)
         self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
         self.max_reply = positive("max_reply", max_reply)
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
-        self._scenario = Scenario(self.tasks[0])  # whose tools are asked for before the first reset
+        self._scenario = Scenario(self.tasks[0], self._player)  # whose tools are asked for before the first reset
 
     def opening(self, task: Task) -> list[Message]:
-        self._scenario = Scenario(task)
+        self._scenario = Scenario(task, self._player)
         said = self._scenario.user.opening()
         text = f"{said}\n\n{self.instructions}" if self.instructions else said
-        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        rules = "\n\n".join(filter(None, [self.system_prompt, task.metadata.get("policy", "")]))
+        system = [{"role": "system", "content": rules}] if rules else []
         return [*system, {"role": "user", "content": text}]
 
     @property
@@ -100,7 +106,7 @@ class WorldEnv(TextEnv):
             {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
         ]
         answers += [{"role": "tool", "name": "error", "content": f"error: {error}"} for error in turn.errors]
-        return Reply(answers)
+        return Reply(answers, final=self._scenario.world.ended)
 
     def submission(self, action: str) -> Submission:
         return Submission(action, tuple(self._messages), self._scenario.states, tuple(self._scenario.world.events))
@@ -117,3 +123,10 @@ class WorldEnv(TextEnv):
         if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
         return shortened(self._scenario.world.call(name, arguments), self.max_reply)
+
+
+def _player(user: Player | str | None) -> Player | None:
+    made = resolve(user)() if isinstance(user, str) else user
+    if made is not None and not callable(getattr(made, "act", None)):
+        raise ConfigError(f"user must be an Agent, which has a method act(messages, tools), not {made!r}")
+    return made

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+TAU = ["tau retail, train", "tau retail, test", "tau airline, test"]
 SIZES = ["--vocabulary", "500", "--tokens", "40", "--hidden-size", "32", "--layers", "2"]
 
 
@@ -27,6 +28,14 @@ def test_the_learner_benchmark_measures_a_way(way: str) -> None:
 def test_the_function_call_benchmark_prints_its_figures() -> None:
     figures = [line.split("|")[1].strip() for line in run("function_calls.py").splitlines()[2:]]
     assert {"json.loads and ==", "verdicts, strict", "verdicts, bfcl", "desk steps, level 5"} <= set(figures)
+
+
+def test_the_world_benchmark_prints_its_figures() -> None:
+    data = Path(__file__).resolve().parents[2] / "shared" / "data" / "tau_bench"
+    rows = run("worlds.py", "--seconds", "0.05", *(["--tau", str(data)] if data.is_dir() else [])).splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [name for name, *_ in cells] == ["desk, level 5", *(TAU if data.is_dir() else [])]
+    assert all(float(figure) > 0 for _, *figures in cells for figure in figures)
 
 
 def test_the_gpu_benchmark_fills_its_table_on_a_machine_without_one(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from verigym.envs.conformance import check
 from verigym.envs.validation import PLAYED, validate
 from verigym.tasks.errors import VerigymError
 from verigym.tasks.worlds.bfcl import APIS
+from verigym.tasks.worlds.tau import Airline, Retail
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")
@@ -25,7 +26,10 @@ TOOLS = {
     "verigym/Desk-v0": ["find_order", "cancel_order"],
     "verigym/BFCL-v0": ["find_card_in_deck"],  # the task's own
     "verigym/BFCLMultiTurn-v0": [*APIS["TravelAPI"].tools(), *APIS["MessageAPI"].tools()],  # the task's own, too
+    "verigym/TauRetail-v0": list(Retail.tools()),
+    "verigym/TauAirline-v0": list(Airline.tools()),
 }
+POLICIES = ("verigym/TauRetail-v0", "verigym/TauAirline-v0")  # whose tasks have one, for a system's message
 
 # What an id needs beside itself: keyword arguments; a source is a file or folder of the real data.
 ARGUMENTS = {
@@ -47,6 +51,8 @@ ARGUMENTS = {
     "verigym/APPS-v0": {"source": CODE_ROWS / "apps.jsonl"},
     "verigym/BFCL-v0": {"source": "bfcl_v4"},
     "verigym/BFCLMultiTurn-v0": {"source": "bfcl_v4"},
+    "verigym/TauRetail-v0": {"source": "tau_bench"},
+    "verigym/TauAirline-v0": {"source": "tau_bench/airline"},
     "verigym/PythonTool-v0": {"source": "math_hendrycks"},
     "verigym/ReasoningGym-v0": {"dataset": "chain_sum"},
     "verigym/Custom-v0": {"source": "gsm_hard/gsmhard_first.jsonl", "prompt_field": "question"},
@@ -110,7 +116,7 @@ def test_first_message_is_the_prompt_and_the_instructions(env_id):
     assert set(info) == {"task_id", "tools", "messages"}
     assert env.unwrapped.tasks.get(info["task_id"]).prompt in observation
     assert env.unwrapped.instructions in observation
-    assert [message["role"] for message in info["messages"]] == ["user"]
+    assert [message["role"] for message in info["messages"]] == (["system", "user"] if env_id in POLICIES else ["user"])
     assert [tool["function"]["name"] for tool in info["tools"]] == TOOLS.get(env_id, [])
 
 

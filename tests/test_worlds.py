@@ -1,12 +1,13 @@
 """Worlds: stores that share a base, tools that fail without a trace, logs of what was written, users with a script."""
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pytest
 
 from verigym.tasks import Task
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.worlds import ScriptedUser, Store, World, world_of
+from verigym.tasks.worlds.tool import Refused
 from verigym.tasks.worlds.user import NO_MORE, THANKS
 
 BASE = {"orders": {"1": {"day": 3, "items": ["pen"]}, "2": {"day": 4, "items": []}}}
@@ -97,6 +98,18 @@ def test_keys_and_finds_follow_the_changes():
     assert ("orders", "1") not in store
 
 
+def test_records_are_found_by_a_test_and_read_in_part():
+    store = Store(BASE)
+    store.put("orders", "3", {"day": 9, "to": {"city": "Bath", "lines": ["1 Elm"]}})
+    assert store.where("orders", lambda order: order["day"] > 3) == ["2", "3"]
+    assert store.seen == ()
+    store.part("orders", "3", "to", "lines").append("2 Elm")
+    assert store.part("orders", "3", "to") == {"city": "Bath", "lines": ["1 Elm"]}
+    assert store.part("orders", "3", "to", "zip") is store.part("orders", "3", "day", "hour") is None
+    assert store.part("orders", "4", "day") is None
+    assert store.seen == (("orders", "3"),)
+
+
 def test_new_keys_do_not_depend_on_the_order_of_creation():
     first, second = Store({}), Store({})
     letters = [{"to": "Ana", "text": "1"}, {"to": "Ana", "text": "2"}, {"to": "Bo", "text": "1"}]
@@ -128,6 +141,60 @@ def test_a_fork_looks_at_nothing_of_the_base():
 
 
 # Worlds.
+
+
+class Parcel(TypedDict):
+    to: str
+    weight: NotRequired[float]
+
+
+class Post(World):
+    _last = frozenset({"close"})
+
+    def send(self, parcels: list[Parcel]) -> str:
+        """Send parcels."""
+        for parcel in parcels:
+            self.store.put("sent", parcel["to"], {**parcel})
+        if ("sent", "nowhere") in self.store:
+            raise Refused("NO SUCH PLACE")
+        return "done"
+
+    def close(self, hour: int) -> str:
+        """Close the counter."""
+        if hour < 18:
+            raise ValueError("it is too early")
+        return "closed"
+
+
+def test_a_typed_dict_is_an_object_with_the_keys_that_it_needs():
+    assert Post.tools()["send"].parameters["properties"]["parcels"] == {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"to": {"type": "string"}, "weight": {"type": "number"}},
+            "required": ["to"],
+        },
+    }
+    world = Post({})
+    assert world.call("send", {"parcels": [{"to": "Bath", "note": "kept"}]}) == "done"
+    assert world.call("send", {"parcels": [{"weight": 1.5}]}).startswith("error: ")
+    assert world.store.changes() == {"sent": {"Bath": {"to": "Bath", "note": "kept"}}}
+
+
+def test_what_a_system_refuses_in_its_own_words_is_a_failed_call():
+    world = Post({})
+    assert world.call("send", {"parcels": [{"to": "Bath"}, {"to": "nowhere"}]}) == "NO SUCH PLACE"
+    assert (world.events[0].failed, world.events[0].touched, world.store.changes()) == (True, (), {})
+
+
+def test_a_call_that_ends_all_is_the_last_if_it_succeeds():
+    world = Post({})
+    assert world.call("close", {"hour": 9}) == "error: it is too early"
+    assert not world.ended
+    assert world.call("close", {"hour": 18}) == "closed"
+    assert world.ended
+    assert world.call("send", {"parcels": []}) == "error: send was called after the end"
+    assert not world.fork().ended
 
 
 def test_the_public_methods_of_a_world_are_its_tools():

@@ -60,12 +60,12 @@ def problem_of(submission: Submission, owed: Mapping[str, str]) -> str:
 
 
 def _fields(submission: Submission) -> Iterator[tuple[str, str]]:
-    for message in _said(submission):
+    for message in spoken(submission):
         for name, value in _FIELD.findall(message):
             yield _named(name), value.strip()
 
 
-def _said(submission: Submission) -> Iterator[str]:
+def spoken(submission: Submission) -> Iterator[str]:
     """What reached the user; a submission that is a text alone is one message, its calls left out."""
     spoken = [str(message["content"]) for message in submission.messages if message["role"] == "assistant"]
     for text in spoken or [submission.text]:

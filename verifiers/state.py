@@ -41,11 +41,11 @@ class StateMatchVerifier(Verifier):
         owed, seen, gold = owed_by(task), _to_be_seen(task), gold_scenario(task)
         if not owed and not any(gold.states):
             raise VerifierInputError(f"task {task.id} asks for no change and no message: doing nothing would be right")
-        states, events = _played(submission, task)
+        states, events = played(submission, task)
         expected = gold.states if submission.state is not None else gold.states[-1:]
-        strange = sorted(_touched(events) - _touched(gold.world.events))
+        strange = sorted(touched(events) - touched(gold.world.events))
         problems = {
-            "log": _said_of(strange) if strange else "",
+            "log": said_of(strange) if strange else "",
             "state": "" if same(states, expected) else "the world is not as it should be",
             "seen": "" if seen <= _seen(events) else "the agent did not look at all that it had to know",
             "told": problem_of(submission, owed),
@@ -66,6 +66,11 @@ def gold_turns(task: Task) -> list[str]:
     return [
         turn if isinstance(turn, str) else "".join(render_call(*call) for call in turn) for turn in gold_episode(task)
     ]
+
+
+def calls_of(task: Task) -> list[tuple[str, dict[str, Any]]]:
+    """The calls of the gold episode, (name, arguments). Raises VerifierInputError for a task without one."""
+    return [call for turn in gold_episode(task) if not isinstance(turn, str) for call in turn]
 
 
 def gold_episode(task: Task) -> list[str | list[tuple[str, dict[str, Any]]]]:
@@ -101,7 +106,7 @@ def gold_scenario(task: Task) -> Scenario:
     return scenario
 
 
-def _played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Sequence[Event]]:
+def played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Sequence[Event]]:
     """The states of the world and its log; those of a text alone by running the calls in it."""
     if submission.state is not None:
         return submission.state, submission.events
@@ -111,7 +116,7 @@ def _played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Sequ
     return [world.store.changes()], world.events
 
 
-def _touched(events: Sequence[Event]) -> set[Touched]:
+def touched(events: Sequence[Event]) -> set[Touched]:
     return {place for event in events for place in event.touched}
 
 
@@ -126,7 +131,7 @@ def _to_be_seen(task: Task) -> set[Place]:
         raise VerifierInputError(f'task {task.id} has a target whose "seen" is no list of [table, key]') from error
 
 
-def _said_of(strange: Sequence[Touched]) -> str:
+def said_of(strange: Sequence[Touched]) -> str:
     table, key, field = strange[0]
     what = f"{field} of {key} in {table}" if field else f"{key} in {table}"
     return f"the agent changed what nobody asked it to: {cut(what, 80)}"

@@ -99,6 +99,7 @@ register("reasoning_gym", "verigym.verifiers.reasoning_gym:ReasoningGymVerifier"
 register("code", "verigym.verifiers.code:CodeVerifier")
 register("state_match", "verigym.verifiers.state:StateMatchVerifier")
 register("bfcl_turns", "verigym.verifiers.bfcl_turns:BFCLTurnsVerifier")
+register("service", "verigym.verifiers.service:ServiceVerifier")
 register("communication", "verigym.verifiers.communication:CommunicationVerifier")
 register("call_match", "verigym.verifiers.call_match:CallMatch")
 register("reward_model", "verigym.agents.reward_model:RewardModelVerifier")

@@ -1,8 +1,9 @@
-"""How good a model is: pass rate on fixed tasks, with its confidence interval."""
+"""How good a model is: pass rate on fixed tasks, with its confidence interval, and how reliably it passes."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,11 @@ from verigym.verifiers.verdict import Outcome
 
 @dataclass(frozen=True)
 class Evaluation:
-    """pass@1 over `tasks` tasks that could be judged, one episode each.
+    """pass@1 over the episodes that could be judged, of `tasks` tasks.
 
-    `low` and `high` bound the pass rate at 95 % (Wilson's interval: sound at 0 and 1 too).
+    `low` and `high` bound the pass rate at 95 % (Wilson's interval: sound at 0 and 1 too), as if each task had been
+    played once: episodes of one task are no further evidence on other tasks.
+    `pass_hat` is pass^k for k = 1, 2, ..., see `pass_hat_k`.
     """
 
     pass_rate: float
@@ -39,6 +42,7 @@ class Evaluation:
     reward: float
     tasks: int
     infra_errors: int
+    pass_hat: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.pass_rate:.3f} [{self.low:.3f}, {self.high:.3f}] on {self.tasks} tasks"
@@ -49,6 +53,7 @@ def play(
     spec: EnvSpec,
     *,
     tasks: int | None = None,
+    samples: int = 1,
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 1024,
@@ -57,13 +62,13 @@ def play(
     deterministic: bool = False,
     device: str = "auto",
 ) -> list[Episode]:
-    """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
+    """`samples` episodes of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
 
     Raises ConfigError for `deterministic` with another engine than transformers.
     """
     if deterministic:
         engine.require_bits()
-    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
+    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     _, chat = load_chat(model)
     device = resolve_device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -88,10 +93,16 @@ def _send(model: str | Path, server: Engine, device: str) -> None:
 
 
 def play_endpoint(
-    agent: EndpointAgent, spec: EnvSpec, *, tasks: int | None = None, seed: int = 0, concurrency: int = 64
+    agent: EndpointAgent,
+    spec: EnvSpec,
+    *,
+    tasks: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    concurrency: int = 64,
 ) -> list[Episode]:
     """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
-    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
+    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     with Interrupts() as interrupts:
         return converse(agent, [spec], plans, concurrency=concurrency, interrupted=lambda: interrupts.requested)
 
@@ -102,13 +113,29 @@ def summarise(episodes: Sequence[Episode]) -> Evaluation:
     if not judged:
         reason = episodes[0].verdict.reason if episodes else "there were none"
         raise RunError(f"no episode of {len(episodes)} could be judged: {reason}")
-    passed = sum(episode.verdict.outcome is Outcome.CORRECT for episode in judged)
-    low, high = wilson(passed, len(judged))
-    rate = passed / len(judged)
-    return Evaluation(rate, low, high, mean_reward(judged), len(judged), len(episodes) - len(judged))
+    trials: dict[int, list[bool]] = defaultdict(list)
+    for episode in judged:
+        trials[episode.group_id].append(episode.verdict.outcome is Outcome.CORRECT)
+    rate = sum(map(sum, trials.values())) / len(judged)
+    low, high = wilson(rate * len(trials), len(trials))
+    counts = [(sum(passed), len(passed)) for passed in trials.values()]
+    pass_hat = tuple(pass_hat_k(counts, k) for k in range(1, max(total for _, total in counts) + 1))
+    return Evaluation(rate, low, high, mean_reward(judged), len(trials), len(episodes) - len(judged), pass_hat)
 
 
-def wilson(passed: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+def pass_hat_k(counts: Sequence[tuple[int, int]], k: int) -> float:
+    """pass^k: the chance that k episodes on a task pass, all of them, on average over tasks (arXiv:2406.12045).
+
+    Of each task `counts` has how many of its episodes passed, c, and how many there were, n; C(c, k) / C(n, k) is
+    unbiased. A task with fewer than k episodes is left out; raises ValueError if there is no other.
+    """
+    shares = [math.comb(passed, k) / math.comb(total, k) for passed, total in counts if total >= k]
+    if k < 1 or not shares:
+        raise ValueError(f"no task was played {k} times, so there is no pass^{k}")
+    return sum(shares) / len(shares)
+
+
+def wilson(passed: float, total: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), at 95 % by default."""
     rate = passed / total
     centre = (rate + z * z / (2 * total)) / (1 + z * z / total)

@@ -82,15 +82,17 @@ class Curriculum:
         return True
 
 
-def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Plan]:
-    """One episode for each of the first tasks of every environment, `tasks` in all by weight."""
+def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int, samples: int = 1) -> list[Plan]:
+    """`samples` episodes, a group, for each of the first tasks of every environment, `tasks` in all by weight."""
     weights = np.array([spec.weight for spec in specs], float)
     counts = np.maximum(1, np.round(tasks * weights / weights.sum())).astype(int)
     plans: list[Plan] = []
     for env, spec in enumerate(specs):
         for task_id in task_ids(spec)[: counts[env]]:
-            reset, sampling = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
-            plans.append(Plan(env, task_id, len(plans), reset, sampling))
+            reset, first = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
+            others = [derive_seed(seed, "evaluation", env, task_id, "sampling", n) for n in range(1, samples)]
+            group_id = len(plans) // samples
+            plans += [Plan(env, task_id, group_id, reset, sampling) for sampling in (first, *others)]
     return plans
 
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 Schema = dict[str, Any]
 
@@ -70,14 +70,25 @@ def type_schema(hint: Any, where: str) -> Schema:
         return {"type": "array", "items": type_schema(arguments[0], where)}
     if origin is dict and arguments[0] is str:
         return {"type": "object", "additionalProperties": type_schema(arguments[1], where)}
+    if is_typeddict(hint):
+        return _object_schema(hint, where)
     if origin is Literal:
         return _literal_schema(arguments, where)
     if origin in (Union, types.UnionType):
         return {"anyOf": [type_schema(argument, where) for argument in arguments]}
     raise TypeError(
         f"{where} has the type {hint!r}; "
-        "use str, int, float, bool, None, list[...], dict[str, ...], Literal or unions of them"
+        "use str, int, float, bool, None, list[...], dict[str, ...], TypedDict, Literal or unions of them"
     )
+
+
+def _object_schema(hint: Any, where: str) -> Schema:
+    """An object with the keys of a TypedDict, and any others."""
+    kinds, written = get_type_hints(hint), get_type_hints(hint, include_extras=True)
+    # which keys are required is not known where the annotations are texts
+    required = [key for key in kinds if key in hint.__required_keys__ and get_origin(written[key]) is not NotRequired]
+    properties = {key: type_schema(kind, f"{where}[{key!r}]") for key, kind in kinds.items()}
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _literal_schema(values: tuple[Any, ...], where: str) -> Schema:

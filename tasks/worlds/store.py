@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Record = dict[str, Any]
@@ -45,6 +45,16 @@ class Store:
         copy: Record = plain(record)
         return copy
 
+    def part(self, table: str, key: str, *path: str) -> Any:
+        """A copy of what stands under the names of `path` in a record, None if there is nothing: cheaper than all."""
+        found: Any = self._find(table, key)
+        if found is None:
+            return None
+        self._seen[table, key] = None
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return plain(found)
+
     def keys(self, table: str) -> list[str]:
         """The keys of a table: those of the base in their order, then the new ones."""
         base, changed = self._base.get(table, {}), self._changed.get(table, {})
@@ -53,7 +63,11 @@ class Store:
 
     def find(self, table: str, **fields: Any) -> list[str]:
         """The keys of the records that have these values, of these very types."""
-        return [key for key in self.keys(table) if _has(self._find(table, key) or {}, fields)]
+        return self.where(table, lambda record: _has(record, fields))
+
+    def where(self, table: str, test: Callable[[Record], bool]) -> list[str]:
+        """The keys of the records that pass a test, which must not write them."""
+        return [key for key in self.keys(table) if test(self._find(table, key) or {})]
 
     def put(self, table: str, key: str, record: Record) -> None:
         """Writes a record. Raises TypeError if it is not plain JSON data."""
@@ -82,7 +96,7 @@ class Store:
 
     @property
     def seen(self) -> tuple[Place, ...]:
-        """The records that `get` gave."""
+        """The records that `get` gave, in whole or `part`."""
         return tuple(self._seen)
 
     @property

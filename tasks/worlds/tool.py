@@ -143,9 +143,13 @@ class Tool:
         return validator
 
 
+class Refused(ValueError):  # noqa: N818 - what a tool says to a call, as `failure` has it
+    """A mistake in a call of which the agent reads this very text, as the system that is simulated would write it."""
+
+
 def failure(name: str, error: ValueError) -> str:
     """What the agent reads of a mistake in a call of the tool `name`."""
-    return f"error: {str(error) or f'{name} failed'}"
+    return str(error) if isinstance(error, Refused) else f"error: {str(error) or f'{name} failed'}"
 
 
 _IN_WORDS = ("type", "enum", "const", "anyOf", "oneOf")  # rules of which `_expected` tells all

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import MethodType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task
@@ -35,9 +35,12 @@ class World:
 
     A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
     what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
-    if not all. A subclass with a coroutine function, a public static or class method, or a tool that is named like a
-    part of this class, raises TypeError.
+    if not all; `_last` those that end all, if they succeed: what is called after one of them fails. A subclass with a
+    coroutine function, a public static or class method, or a tool that is named like a part of this class, raises
+    TypeError.
     """
+
+    _last: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         for name, function in vars(cls).items():
@@ -92,6 +95,11 @@ class World:
         self.events.append(Event(name, arguments, result, failed, () if failed else done.touched, done.seen, self.line))
         return result
 
+    @property
+    def ended(self) -> bool:
+        """Whether a call was made that ends all."""
+        return any(event.name in self._last and not event.failed for event in self.events)
+
     def fork(self) -> Self:
         """A world of its own with the same state and an empty log."""
         other = type(self)({}, self.offered)
@@ -99,6 +107,8 @@ class World:
         return other
 
     def _result(self, name: str, arguments: dict[str, Any]) -> str:
+        if self._last and self.ended:
+            raise ValueError(f"{name} was called after the end")
         if name not in self.offered:
             raise ValueError(str(UnknownNameError.of("tool", name, self.offered)))
         problem = self.tools()[name].problem(arguments)
@@ -136,3 +146,6 @@ def world_of(task: Task) -> World:
 
 register("desk", "verigym.tasks.worlds.desk:Desk")
 register("bfcl", "verigym.tasks.worlds.bfcl:Services")
+for domain in ("Retail", "Airline"):
+    register(f"tau_{domain.lower()}", f"verigym.tasks.worlds.tau:{domain}")
+    register(f"tau2_{domain.lower()}", f"verigym.tasks.worlds.tau:{domain}2")

@@ -1,4 +1,4 @@
-"""`verigym eval --model PATH --env ID`: pass@1 with its confidence interval."""
+"""`verigym eval --model PATH --env ID`: pass@1 with its confidence interval, and pass^k of several episodes a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model's pass rate: one episode per task, 95 % confidence interval (Wilson)."""
+    """Measure a model's pass rate: pass@1 with its 95 % confidence interval (Wilson), and pass^k up to k = samples."""
 
     model: str
     """Checkpoint: a folder or a hub id; of an endpoint, the model's name there."""
@@ -29,6 +29,8 @@ class Evaluate:
     """Gymnasium id, such as verigym/GSM8K-v0."""
     tasks: int | None = None
     """The first so many tasks; default: all."""
+    samples: int = 1
+    """Episodes of each task; of more than one, pass^k tells how often k of them all pass."""
     split: str = "test"
     """Split of the environment's tasks."""
     source: str | None = None
@@ -59,9 +61,10 @@ class Evaluate:
             self.temperature < 0
             or self.slots < 1
             or self.max_new_tokens < 1
+            or self.samples < 1
             or (self.tasks is not None and self.tasks < 1)
         ):
-            raise ConfigError("temperature must be at least 0; tasks, slots and max-new-tokens at least 1")
+            raise ConfigError("temperature must be at least 0; tasks, samples, slots and max-new-tokens at least 1")
         kwargs = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
         spec = EnvSpec(self.env, kwargs=kwargs)
         spec.make().close()  # a wrong environment is told before a model is loaded
@@ -78,6 +81,8 @@ class Evaluate:
             lines = (json.dumps(episode.to_json(), ensure_ascii=True) + "\n" for episode in episodes)
             Path(self.output).write_text("".join(lines), encoding="utf-8")
         print(f"{self.env} {self.split}: pass@1 {result}, mean reward {result.reward:.3f}")
+        if self.samples > 1:
+            print(", ".join(f"pass^{k} {share:.3f}" for k, share in enumerate(result.pass_hat, start=1)))
         if result.infra_errors:
             print(f"{result.infra_errors} episodes could not be judged and are left out")
         print(json.dumps(asdict(result)))
@@ -92,6 +97,7 @@ class Evaluate:
                 self.model,
                 spec,
                 tasks=self.tasks,
+                samples=self.samples,
                 seed=self.seed,
                 temperature=self.temperature,
                 max_new_tokens=self.max_new_tokens,
@@ -112,4 +118,6 @@ class Evaluate:
             max_new_tokens=self.max_new_tokens,
             concurrency=self.slots,
         )
-        return play_endpoint(agent, spec, tasks=self.tasks, seed=self.seed, concurrency=self.slots)
+        return play_endpoint(
+            agent, spec, tasks=self.tasks, samples=self.samples, seed=self.seed, concurrency=self.slots
+        )
