@@ -21,7 +21,8 @@ def register(name: str, factory: str | Factory) -> None:
     """Makes `load(name)` call `factory`, a callable or "module:attribute" that is imported on first use.
 
     The factory takes `split` by keyword, `source` if the set is read from data, and its options by name; it
-    checks its own splits. A name that is registered again is replaced.
+    checks its own splits. A name that is registered again is replaced;
+    a plugin may replace its own only (ConfigError).
     """
     claim("task set", name, _REGISTRY)
     _REGISTRY[name] = factory
