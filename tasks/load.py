@@ -21,8 +21,7 @@ def register(name: str, factory: str | Factory) -> None:
     """Makes `load(name)` call `factory`, a callable or "module:attribute" that is imported on first use.
 
     The factory takes `split` by keyword, `source` if the set is read from data, and its options by name; it
-    checks its own splits. A name that is registered again is replaced;
-    a plugin may replace its own only (ConfigError).
+    checks its own splits. A name that is registered again is replaced; a plugin may replace only its own.
     """
     claim("task set", name, _REGISTRY)
     _REGISTRY[name] = factory
@@ -109,3 +108,4 @@ register("tiny_code", "verigym.tasks.tiny_code:load")
 register("desk", "verigym.tasks.desk:load")
 register("bfcl", "verigym.tasks.bfcl:load")
 register("custom", "verigym.tasks.custom:load")
+register("curated", "verigym.tasks.curated:load")

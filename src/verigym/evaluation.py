@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ def play(
     spec: EnvSpec,
     *,
     tasks: int | None = None,
+    ids: Collection[str] | None = None,
+    samples: int = 1,
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 1024,
@@ -54,8 +56,12 @@ def play(
     deterministic: bool = False,
     device: str = "auto",
 ) -> list[Episode]:
-    """One episode of a checkpoint on each of the first `tasks` tasks (None: all) of an environment."""
-    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed)
+    """`samples` episodes of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
+
+    With `ids`, on those of them only.
+    """
+    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
+    plans = [plan for plan in plans if ids is None or plan.task_id in ids]
     _, chat = load_chat(model)
     device = resolve_device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

@@ -82,15 +82,18 @@ class Curriculum:
         return True
 
 
-def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int) -> list[Plan]:
-    """One episode for each of the first tasks of every environment, `tasks` in all by weight."""
+def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int, samples: int = 1) -> list[Plan]:
+    """`samples` episodes for each of the first tasks of every environment, `tasks` in all by weight."""
     weights = np.array([spec.weight for spec in specs], float)
     counts = np.maximum(1, np.round(tasks * weights / weights.sum())).astype(int)
     plans: list[Plan] = []
     for env, spec in enumerate(specs):
         for task_id in task_ids(spec)[: counts[env]]:
-            reset, sampling = (derive_seed(seed, "evaluation", env, task_id, kind) for kind in ("reset", "sampling"))
-            plans.append(Plan(env, task_id, len(plans), reset, sampling))
+            group, reset = len(plans) // samples, derive_seed(seed, "evaluation", env, task_id, "reset")
+            for sample in range(samples):
+                several = (sample,) if sample else ()  # so that the first sample is that of a single one
+                sampling = derive_seed(seed, "evaluation", env, task_id, "sampling", *several)
+                plans.append(Plan(env, task_id, group, reset, sampling))
     return plans
 
 
