@@ -159,13 +159,26 @@ def rows(tmp_path: Path) -> str:
     return str(tmp_path / "rows.jsonl")
 
 
-def test_each_task_is_left_out_for_its_own_reason(rows, monkeypatch):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint that has learned nothing."""
+    from verigym.agents.tiny import tiny_model, tiny_tokenizer
+
+    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    model = tiny_model(len(tokenizer), hidden_size=16, layers=1, heads=1, intermediate_size=16)
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_each_task_is_left_out_for_its_own_reason(rows, model, monkeypatch):
     rates = {"kept": (0.5, 4), "other": (0.0, 4)}
     monkeypatch.setattr(curation, "pass_rates", lambda spec, ids, difficulty: {i: rates[i] for i in ids if i in rates})
     found = curate(
         EnvSpec("verigym/Custom-v0", kwargs={"source": rows}),
         against={"eval/test": texts("what is the sum of 300 and 23")},
-        difficulty=Difficulty("any", samples=4),
+        difficulty=Difficulty(model, samples=4),
     )
     assert found.tasks.ids == ["kept"]
     assert [(each.task_id, each.stage) for each in found.dropped] == [
@@ -192,25 +205,9 @@ def test_each_task_is_left_out_for_its_own_reason(rows, monkeypatch):
     }
 
 
-def test_a_model_plays_each_task_several_times_and_an_environment_takes_what_is_kept(rows, tmp_path, capsys):
-    from verigym.agents.tiny import tiny_model, tiny_tokenizer
-
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "model")
-    model = tiny_model(len(tokenizer), hidden_size=16, layers=1, heads=1, intermediate_size=16)
-    model.config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(tmp_path / "model")
+def test_a_model_plays_each_task_several_times_and_an_environment_takes_what_is_kept(rows, model, tmp_path, capsys):
     out = tmp_path / "kept.parquet"
-    arguments = [
-        "curate",
-        "verigym/Custom-v0",
-        "--source",
-        rows,
-        "--output",
-        str(out),
-        "--model",
-        str(tmp_path / "model"),
-    ]
+    arguments = ["curate", "verigym/Custom-v0", "--source", rows, "--output", str(out), "--model", model]
     arguments += ["--samples", "2", "--max-new-tokens", "4", "--option", "max_tokens_per_turn=4"]
     assert main([*arguments, "--low", "0"]) == 0
     assert "4 tasks are left after: too easy" in capsys.readouterr().out
@@ -260,6 +257,7 @@ def test_real_data_is_curated_against_its_test_set(tmp_path, capsys):
         (["--output", "no/such/kept.parquet"], "cannot write 'no/such/kept.parquet'"),
         (["--output", "a.parquet", "--against", "gsm9k"], "did you mean 'gsm8k'?"),
         (["--output", "a.parquet", "--model", "m", "--low", "0.9", "--high", "0.1"], "the band of pass rates"),
+        (["--output", "a.parquet", "--model", "no/such/model"], "no model at 'no/such/model'"),
         (["--output", "a.parquet", "--near", "2"], "above 0 and at most 1"),
         (["--output", "a.parquet", "--tasks", "0"], "tasks must be at least 1"),
     ],

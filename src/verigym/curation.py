@@ -83,6 +83,11 @@ def curate(
     `difficulty` those whose pass rate is outside the band. Raises ConfigError for settings that cannot be, RunError if
     nothing is left or what is there cannot be judged.
     """
+    contaminated([], {}, near=near, ngram=ngram)  # what is wrong is told before anything is played
+    if difficulty is not None:
+        from verigym.agents.agent import load_chat
+
+        load_chat(difficulty.model)
     env, against = spec.make().unwrapped, against or {}
     if not isinstance(env, TextEnv):
         raise ConfigError(f"'{spec.id}' has no task set to choose from")

@@ -67,6 +67,8 @@ class Curate:
     def run(self) -> int:
         if not self.output.endswith(".parquet"):
             raise ConfigError(f"the output is a Parquet file: name it {self.output}.parquet")
+        if not Path(self.output).parent.is_dir():
+            raise ConfigError(f"cannot write '{self.output}': there is no folder '{Path(self.output).parent}'")
         if self.tasks is not None and self.tasks < 1:
             raise ConfigError(f"tasks must be at least 1, not {self.tasks}")
         kwargs = key_values(self.option)
