@@ -21,7 +21,6 @@ import psutil
 from verigym.envs._conformance_episodes import episodes
 from verigym.envs._conformance_probe import Broken, Subject, Unchecked, said_of
 from verigym.envs._conformance_sentences import SENTENCES
-from verigym.envs.registration import load_plugins
 from verigym.tasks.errors import VerigymError
 
 
@@ -61,7 +60,6 @@ def _play(modules: Sequence[str]) -> int:
 
 
 def _subject(modules: Sequence[str]) -> Subject:
-    load_plugins()
     for module in modules:
         importlib.import_module(module)
     return Subject(pickle.load(sys.stdin.buffer).fn, modules)

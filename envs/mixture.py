@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium as gym
 
 from verigym.envs.registration import registered_ids
-from verigym.tasks.errors import ConfigError, UnknownNameError
+from verigym.tasks.errors import ConfigError
+from verigym.tasks.plugins import unknown
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class EnvSpec:
         except ImportError as error:
             raise ConfigError(f"cannot import the module of '{self.id}': {error}") from error
         if name not in gym.registry:
-            ours = registered_ids()  # plug-ins are looked for only now
-            if name not in gym.registry:
-                raise UnknownNameError.of("environment", name, ours)
+            raise unknown("environment", name, registered_ids())
         return name
 
     def make(self) -> gym.Env[str, str]:
@@ -46,7 +45,7 @@ class EnvSpec:
         name = self.find()
         try:
             env = gym.make(name, **self.kwargs)
-        except (TypeError, gym.error.Error) as error:
+        except (TypeError, ImportError, gym.error.Error) as error:
             given = ", ".join(self.kwargs) or "no options"
             raise ConfigError(f"cannot make {name} with {given}: {' '.join(str(error).split())[:300]}") from error
         space = getattr(env.unwrapped, "action_space", None)

@@ -1,14 +1,13 @@
 """The table of environment ids. Importing it registers them with Gymnasium and loads nothing heavy.
 
-A package adds ids of its own with an entry point in the group `verigym.envs`: a module that calls `register` on
-import. Plug-ins are looked for when an id is asked for that is not known, or when the ids are listed.
+A package adds ids of its own by a plugin that calls `register`: see `tasks.plugins`.
 """
 
-import warnings
-from functools import cache
 from typing import Any
 
 import gymnasium as gym
+
+from verigym.tasks.plugins import claim
 
 BOXED = "Put your final answer in \\boxed{}."
 CODE = "Put the complete Python code into one fenced block, which begins with a line ```python."
@@ -39,6 +38,7 @@ _IDS: list[str] = []
 
 def register(env_id: str, *, entry_point: str = QUESTION, kwargs: dict[str, Any]) -> None:
     """Registers one id. `gym.make(id, **overrides)` replaces any of `kwargs`."""
+    claim("environment", env_id, gym.registry)
     # PassiveEnvChecker would warn about every text space that is not its own Text; check_env covers it.
     gym.register(
         env_id,
@@ -52,21 +52,8 @@ def register(env_id: str, *, entry_point: str = QUESTION, kwargs: dict[str, Any]
 
 
 def registered_ids() -> list[str]:
-    """The ids that verigym and its plug-ins have registered."""
-    load_plugins()
-    return list(_IDS)
-
-
-@cache
-def load_plugins() -> None:
-    """Imports the plug-ins' modules, once. One that fails is warned about and left out."""
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
-
-    for plugin in entry_points(group="verigym.envs"):
-        try:
-            plugin.load()
-        except Exception as error:  # whatever a plug-in does wrong, the other environments are there
-            warnings.warn(f"verigym plug-in '{plugin.name}' ({plugin.value}) cannot be loaded: {error}", stacklevel=2)
+    """The ids that verigym and its plugins have registered."""
+    return [env_id for env_id in _IDS if env_id in gym.registry]  # those of a plugin that failed are not
 
 
 register(

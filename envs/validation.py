@@ -9,7 +9,7 @@ import numpy as np
 
 from verigym.envs.null_policies import ANSWERING, WITH_TOOLS, Policy
 from verigym.envs.text_env import TextEnv
-from verigym.tasks.errors import ConfigError, VerifierInputError
+from verigym.tasks.errors import ConfigError, RunError, VerifierInputError
 from verigym.tasks.task import Task
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
 
@@ -84,6 +84,32 @@ def validate(
     unnamed = sum(task.id not in failures and not env.golds(task) for task in tasks)
     verified = len(tasks) - unnamed
     return Validation(verified, tuple(failures.values()), len(sample), null_rewards, env.chance, unnamed)
+
+
+def unsound(env: TextEnv, tasks: Sequence[Task]) -> dict[str, str]:
+    """The tasks by which a policy learns what it should not, and why: a gold answer fails, or a null policy passes.
+
+    A policy that always answers the same is right now and then: a task that it passes pays for no skill all the same.
+    Raises RunError if a gold answer cannot be judged through a failure of ours.
+    """
+    found = {}
+    for failure in _failing(env, tasks):
+        found[failure.task_id] = f"gold answer: {failure.outcome}, {failure.reason}"
+    for seed, task in enumerate(tasks):
+        if task.id not in found and (failed := _played_gold(env, task)):
+            found[task.id] = f"gold answer: {failed.outcome}, {failed.reason}"
+        if task.id not in found and (passing := _passing(env, task, seed)):
+            found[task.id] = f"passed by policies that know nothing: {', '.join(passing)}"
+    lost = next((why for why in found.values() if why.startswith(f"gold answer: {Outcome.INFRA_ERROR.value}")), None)
+    if lost is not None:
+        raise RunError(f"the tasks cannot be judged here: {lost}")
+    return found
+
+
+def _passing(env: TextEnv, task: Task, seed: int) -> list[str]:
+    """The null policies that earn full reward on a task."""
+    policies = WITH_TOOLS if env.tools else ANSWERING
+    return [name for name, policy in policies.items() if _episode(env, policy, task, seed) >= 1.0]
 
 
 def spread(tasks: Sequence[Task], count: int | None) -> list[Task]:

@@ -88,15 +88,19 @@ def generated_set(
 
 
 def make_set(
-    make: Callable[..., Task], *, name: str, split: str, seed: int, level: int, size: int | None
+    make: Callable[..., Task], *, name: str, split: str, seed: int, level: int | None = None, size: int | None
 ) -> GeneratedTaskSet:
-    """A set of `size` tasks, `make(index, name=, split=, seed=, level=, prefix=)` each. Raises as `generated_set`."""
+    """A set of `size` tasks, `make(index, name=, split=, seed=, prefix=)` each, with `level=` if there is one.
+
+    Raises as `generated_set`.
+    """
     if split not in SPLITS:
         raise UnknownNameError.of(f"split of '{name}' named", str(split), SPLITS)
     seed = whole_number(name, "seed", seed, 0, None)
     size = whole_number(name, "size", DEFAULT_SIZE[split] if size is None else size, 1, MAX_SIZE)
-    prefix = f"{name}-{split}-level{level}-seed{seed}"
-    one = partial(make, name=name, split=split, seed=seed, level=level, prefix=prefix)
+    leveled = {} if level is None else {"level": level}
+    prefix = "-".join((name, split, *(f"level{level}" for level in leveled.values()), f"seed{seed}"))
+    one = partial(make, name=name, split=split, seed=seed, prefix=prefix, **leveled)
     return GeneratedTaskSet(one, size=size, name=name, split=split, prefix=prefix)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from verigym.tasks._cache import read_once
 from verigym.tasks.errors import ConfigError, UnknownNameError
+from verigym.tasks.plugins import claim, look_up
 from verigym.tasks.task import TaskSet
 
 Factory = Callable[..., TaskSet]
@@ -21,8 +21,9 @@ def register(name: str, factory: str | Factory) -> None:
     """Makes `load(name)` call `factory`, a callable or "module:attribute" that is imported on first use.
 
     The factory takes `split` by keyword, `source` if the set is read from data, and its options by name; it
-    checks its own splits. A name that is registered again is replaced.
+    checks its own splits. A name that is registered again is replaced; a plugin may replace only its own.
     """
+    claim("task set", name, _REGISTRY)
     _REGISTRY[name] = factory
 
 
@@ -72,13 +73,8 @@ def load(name: str, split: str = "train", source: str | os.PathLike[str] | None 
 
 
 def _factory(name: str) -> Factory:
-    if name not in _REGISTRY:
-        raise UnknownNameError.of("task set", str(name), _REGISTRY)
-    factory = _REGISTRY[name]
-    if isinstance(factory, str):
-        module, attribute = factory.split(":")
-        factory = getattr(import_module(module), attribute)
-        assert callable(factory), f"{module}:{attribute} is not a function"
+    factory: Factory = look_up("task set", str(name), _REGISTRY)
+    assert callable(factory), f"{name}: {factory!r} is not a function"
     return factory
 
 
@@ -115,3 +111,4 @@ register("tau_airline", "verigym.tasks.tau:load_airline")
 register("bfcl", "verigym.tasks.bfcl:load")
 register("bfcl_multi_turn", "verigym.tasks.bfcl_multi_turn:load")
 register("custom", "verigym.tasks.custom:load")
+register("curated", "verigym.tasks.curated:load")

@@ -1,4 +1,4 @@
-"""docs/tools.md: every snippet runs and prints what it says; its counts are those of the data."""
+"""docs/tools.md and docs/extending.md: every snippet runs and prints what it says; counts are those of the data."""
 
 import re
 import runpy
@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+SNIPPETS = [
+    snippet
+    for document in (DOCS, DOCS.with_name("extending.md"))
+    for snippet in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL)
+]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMED = re.compile(r"# (\w+\.py)\n")  # the first line of a snippet that is a file of another
 
@@ -30,6 +34,14 @@ def test_each_snippet_prints_what_it_says(snippet: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == promised(snippet)
+
+
+def test_the_module_of_the_package_registers_on_import(tmp_path: Path) -> None:
+    snippet = next(snippet for snippet in SNIPPETS if snippet.startswith("# my_tasks.py\n"))
+    (tmp_path / "my_tasks.py").write_text(snippet)
+    code = "import my_tasks, verigym; print('my_tasks/Remainders-v0' in verigym.registered_ids())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from verigym import tasks, verifiers
-from verigym.envs import QuestionEnv, registered_ids, registration
+from verigym.envs import QuestionEnv
 from verigym.envs.mixture import EnvSpec
 from verigym.envs.null_policies import ANSWERING, WITH_TOOLS
 from verigym.envs.spaces import TextSpace
@@ -99,26 +99,6 @@ def test_a_mixture_entry_names_what_it_cannot_make():
         EnvSpec(CALCULATOR, weight=0)
     env = EnvSpec("verigym:" + CALCULATOR, kwargs={"level": 1}).with_split("test").make()
     assert (env.unwrapped.tasks.split, env.unwrapped.tasks[0].metadata["level"]) == ("test", 1)
-
-
-def test_plugins_are_found_when_an_unknown_id_is_asked_for_and_a_broken_one_is_left_out(monkeypatch, tmp_path):
-    (tmp_path / "verigym_plugin_of_this_test.py").write_text(
-        "from verigym.envs import register\n"
-        "register('plugin/Sums-v0', kwargs={'task_set': 'arithmetic', 'chance': 0.2})\n"
-    )
-    for name, module in (("good", "verigym_plugin_of_this_test"), ("bad", "verigym_no_such_module")):
-        package = tmp_path / f"{name}-1.dist-info"
-        package.mkdir()
-        (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (package / "entry_points.txt").write_text(f"[verigym.envs]\n{name} = {module}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registration, "_IDS", registered_ids())
-    registration.load_plugins.cache_clear()
-    with pytest.warns(UserWarning, match="plug-in 'bad'"):
-        env = EnvSpec("plugin/Sums-v0").make()
-    assert env.unwrapped.chance == 0.2
-    assert "plugin/Sums-v0" in registered_ids()
-    del gym.registry["plugin/Sums-v0"]
 
 
 # Loading.

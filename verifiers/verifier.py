@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from verigym.tasks.errors import ConfigError, UnknownNameError
+from verigym.tasks.plugins import claim, look_up
 from verigym.tasks.task import Task
 from verigym.verifiers.verdict import Submission, Verdict
 
@@ -58,6 +58,7 @@ _REGISTRY: dict[str, str | Callable[..., Verifier]] = {}
 
 def register(name: str, factory: str | Callable[..., Verifier]) -> None:
     """Makes `make(name)` call `factory`, a callable or "module:attribute" that is imported on first use."""
+    claim("verifier", name, _REGISTRY)
     _REGISTRY[name] = factory
 
 
@@ -66,12 +67,7 @@ def make(name: str, **options: Any) -> Verifier:
 
     Raises UnknownNameError for a wrong name or option, with a suggestion, and ConfigError for a missing one.
     """
-    if name not in _REGISTRY:
-        raise UnknownNameError.of("verifier", name, _REGISTRY)
-    factory = _REGISTRY[name]
-    if isinstance(factory, str):
-        module, attribute = factory.split(":")
-        factory = getattr(import_module(module), attribute)
+    factory: Callable[..., Verifier] = look_up("verifier", name, _REGISTRY)
     accepted = inspect.signature(factory).parameters
     for option in options:
         if option not in accepted:

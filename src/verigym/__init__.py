@@ -1,11 +1,12 @@
 """Gymnasium environments with verifiable rewards for language models, and the learners that train on them.
 
-Importing verigym registers every environment id and loads no torch.
+Importing verigym registers every environment id, those of plugins too, and loads no torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from verigym.envs import registered_ids
+from verigym.tasks import plugins
 
 if TYPE_CHECKING:
     from verigym.config import TrainConfig
@@ -23,3 +24,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'verigym' has no attribute '{name}'")
+
+
+plugins.load()

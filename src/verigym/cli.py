@@ -21,6 +21,8 @@ COMMANDS = {
     "check": ("check", "Check", "check that environments keep to what every environment promises"),
     "play": ("play", "Play", "play an environment by hand or watch an agent"),
     "verify": ("verify", "Verify", "judge a file of answers"),
+    "curate": ("curate", "Curate", "choose the tasks that are worth training on"),
+    "new": ("new", "New", "write a package with a task, verifier, environment or tool of your own"),
     "sandbox": ("sandbox", "SandboxCommand", "build, examine and clean up sandboxes for untrusted code"),
     "sft": ("sft", "SFT", "warm-start a model on an environment's demonstrations"),
     "train": ("train", "Train", "train an agent from a recipe"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def play(
     spec: EnvSpec,
     *,
     tasks: int | None = None,
+    ids: Collection[str] | None = None,
     samples: int = 1,
     seed: int = 0,
     temperature: float = 1.0,
@@ -64,11 +65,12 @@ def play(
 ) -> list[Episode]:
     """`samples` episodes of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
 
-    Raises ConfigError for `deterministic` with another engine than transformers.
+    With `ids`, on those of them only. Raises ConfigError for `deterministic` with another engine than transformers.
     """
     if deterministic:
         engine.require_bits()
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
+    plans = [plan for plan in plans if ids is None or plan.task_id in ids]
     _, chat = load_chat(model)
     device = resolve_device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

@@ -7,11 +7,11 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from types import MethodType
 from typing import Any, ClassVar, Self
 
 from verigym.tasks.errors import TaskDataError, UnknownNameError
+from verigym.tasks.plugins import claim, look_up
 from verigym.tasks.task import Task
 from verigym.tasks.worlds.store import Place, Store, Tables, Touched
 from verigym.tasks.worlds.tool import Tool, failure
@@ -123,6 +123,7 @@ _REGISTRY: dict[str, str | type[World]] = {}
 
 def register(name: str, world: str | type[World]) -> None:
     """Makes tasks with the metadata `{"world": name}` play in `world`, a class or its "module:attribute"."""
+    claim("world", name, _REGISTRY)
     _REGISTRY[name] = world
 
 
@@ -135,13 +136,8 @@ def world_of(task: Task) -> World:
     name, state = task.metadata.get("world"), task.metadata.get("state")
     if not isinstance(name, str) or not isinstance(state, Mapping):
         raise TaskDataError(f'task {task.id} needs metadata such as {{"world": "desk", "state": {{"orders": {{}}}}}}')
-    if name not in _REGISTRY:
-        raise UnknownNameError.of("world", name, _REGISTRY)
-    world = _REGISTRY[name]
-    if isinstance(world, str):
-        module, attribute = world.split(":")
-        world = getattr(import_module(module), attribute)
-    return world(state, task.metadata.get("tools"))  # type: ignore[operator]
+    world: type[World] = look_up("world", name, _REGISTRY)
+    return world(state, task.metadata.get("tools"))
 
 
 register("desk", "verigym.tasks.worlds.desk:Desk")

@@ -22,7 +22,8 @@ from verigym.commands._answers import AnswerFile, EnvironmentJudge, Judge, Judge
 from verigym.commands._arguments import key_values
 from verigym.commands._environment import text_env
 from verigym.envs import registered_ids
-from verigym.tasks.errors import ConfigError, UnknownNameError
+from verigym.tasks.errors import ConfigError
+from verigym.tasks.plugins import unknown
 from verigym.verifiers.verdict import Outcome
 
 
@@ -76,7 +77,7 @@ class Verify:
         if self.name.rpartition(":")[2] not in gym.registry and ":" not in self.name:
             known = [*verifiers.registered(), *registered_ids()]
             if self.name not in known:
-                raise UnknownNameError.of("verifier or environment", self.name, known)
+                raise unknown("verifier or environment", self.name, known)
         if policy:
             kwargs["verifier_options"] = {**kwargs.get("verifier_options", {}), **policy}
         return EnvironmentJudge(lambda: text_env(self.name, kwargs, source=self.source, split=self.split))
