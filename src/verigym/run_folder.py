@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
+from verigym.agents.learners.batch import Values
+from verigym.agents.learners.policy import Columns
 from verigym.config import read_recipe
 from verigym.tasks.errors import ConfigError, RunError
 from verigym.verifiers.sandbox import Sandbox
@@ -84,9 +86,10 @@ class RunFolder:
                 rows.append(json.loads(line))
         return rows
 
-    def write_episodes(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Writes every episode of a step."""
-        lines = (json.dumps(episode.to_json(), ensure_ascii=False) for episode in episodes)
+    def write_episodes(self, step: int, episodes: Sequence[Episode], columns: Columns | None = None) -> None:
+        """Writes every episode of a step, under `learner` with what the learner knew of its policy tokens."""
+        rows = (episode.to_json() | _learner_columns((columns or {}).get(episode, {})) for episode in episodes)
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
         # mtime=0: the same episodes give the same bytes.
         _write_atomically(self.episodes_path / f"{step:06d}.jsonl.gz", gzip.compress(data, compresslevel=1, mtime=0))
@@ -187,6 +190,14 @@ class RunFolder:
         path = self.path / "reward.png"
         figure.savefig(path, dpi=120)
         return path
+
+
+def _learner_columns(columns: Mapping[str, Values]) -> dict[str, Any]:
+    rounded = {
+        name: [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in columns.items()
+    }
+    return {"learner": rounded} if rounded else {}
 
 
 def _write_atomically(path: Path, data: str | bytes) -> None:

@@ -1,0 +1,122 @@
+"""The episodes of a step as the page shows them, read as far as their file goes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from verigym.tasks.canonical import parse_turn
+
+CHUNK_BYTES = 1 << 20  # of plain JSON, which the page unpacks when it shows the first episode in it
+# What the page knows of every episode at once.
+INDEX = ("step", "number", "chunk", "env", "task", "group", "reward", "outcome", "truncation", "turns", "tokens")
+
+
+@dataclass(frozen=True)
+class StepEpisodes:
+    """What `episodes/<step>.jsonl.gz` holds: a row of INDEX for each episode, and the episodes in chunks of JSON."""
+
+    step: int
+    rows: list[tuple[Any, ...]]
+    chunks: list[bytes]
+    token_ids: frozenset[int]
+    note: str
+
+
+def read_step(path: Path) -> StepEpisodes:
+    """Reads a file of episodes; one that is cut short or has lines that are no episodes says so in `note`."""
+    step = int(path.name.split(".")[0])
+    data, whole = _decompress(path)
+    lines = data.split(b"\n")
+    if lines.pop():
+        whole = False
+    rows: list[tuple[Any, ...]] = []
+    chunks: list[list[bytes]] = [[]]
+    token_ids: set[int] = set()
+    wrong, size = 0, 0
+    for line in lines:
+        try:
+            row = json.loads(line.decode("utf-8", "replace"))
+            text, (env, *facts) = _packed(_shown(row)), _facts(row)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            wrong += 1
+            continue
+        if chunks[-1] and size + len(text) > CHUNK_BYTES:
+            chunks.append([])
+            size = 0
+        rows.append((step, len(rows), len(chunks) - 1, env, *facts))
+        chunks[-1].append(text)
+        size += len(text)
+        token_ids.update(row["token_ids"])
+    name, kept = f"episodes/{path.name}", f"{len(rows)} episode{'s' * (len(rows) != 1)}"
+    notes = [] if whole else [f"{name} is cut short: {kept} could be read"]
+    notes += [f"{name}: {wrong} of its lines hold no episode"] if wrong else []
+    packed = [gzip.compress(b"[" + b",".join(chunk) + b"]", 6, mtime=0) for chunk in chunks if chunk]
+    return StepEpisodes(step, rows, packed, frozenset(token_ids), "; ".join(notes))
+
+
+def _decompress(path: Path) -> tuple[bytes, bool]:
+    """What can be unpacked of a gzip file of one member, and whether that is all of it."""
+    unpacker = zlib.decompressobj(wbits=31)
+    parts, packed = [], path.read_bytes()
+    try:
+        # In pieces: what precedes a broken piece is kept.
+        parts = []
+        for start in range(0, len(packed), 4096):
+            parts.append(unpacker.decompress(packed[start : start + 4096]))
+    except zlib.error:
+        return b"".join(parts), False
+    return b"".join(parts), unpacker.eof
+
+
+def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Those of INDEX from `env` on."""
+    return (
+        str(row["env_id"]),
+        str(row["task_id"]),
+        row["group_id"],
+        row["reward"],
+        str(row["verdict"]["outcome"]),
+        row["truncation"] or "",
+        len(row["turns"]),
+        sum(row["mask"]),
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> Any:
+    """An episode for the page: turns of the agent are taken apart."""
+    names = ("forked_turn", "token_ids", "mask", "logprobs", "versions", "turns", "verdict")
+    shown = {name: row.get(name) for name in names} | {"learner": row.get("learner", {})}
+    shown["messages"] = [_message(message) for message in row["messages"]]
+    shown["seed"] = str(row["seed"])  # more digits than a browser's numbers have
+    return shown
+
+
+def _packed(shown: Any) -> bytes:
+    try:
+        return json.dumps(shown, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_finite(shown), separators=(",", ":"), allow_nan=False).encode()
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    if message["role"] != "assistant":
+        return dict(message)
+    return {**message, "turn": asdict(parse_turn(message["content"]))}
+
+
+def _finite(value: Any) -> Any:
+    """The same data, null where a number is none that JSON has."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(inner) for inner in value]
+    return value
