@@ -24,6 +24,7 @@ from verigym.tasks.errors import ConfigError, RunError
 from verigym.verifiers.sandbox import Sandbox
 
 _KEPT = 2
+_GREY = "#757e8c"
 
 
 class RunFolder:
@@ -174,21 +175,24 @@ class RunFolder:
         rows = self.metrics()
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        for name, label, style in (
-            ("reward", "training reward", "-"),
-            ("pass_rate", "training pass rate", ":"),
-            ("eval/pass_rate", "held-out pass rate", "o-"),
+        for name, label, style, color in (
+            ("reward", "training reward", "-", "#4a7be0"),
+            ("pass_rate", "training pass rate", ":", "#d9742b"),
+            ("eval/pass_rate", "held-out pass rate", "o-", "#2f9e62"),
         ):
             points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=label)
-        axes.set_xlabel("step")
-        axes.set_title(self.path.name)
-        axes.grid(alpha=0.3)
+                axes.plot(*zip(*points, strict=True), style, label=label, color=color, markersize=4)
+        # No background, and a grey that reads on white and on black.
+        axes.set_title(self.path.name, color=_GREY, loc="left", fontweight="bold")
+        axes.set_xlabel("step", color=_GREY)
+        axes.tick_params(colors=_GREY)
+        axes.grid(color=_GREY, alpha=0.25)
+        axes.spines[:].set_visible(False)
         if axes.has_data():
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=_GREY)
         path = self.path / "reward.png"
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=150, transparent=True)
         return path
 
 

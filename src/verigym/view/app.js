@@ -27,7 +27,7 @@ async function show({ keepFocus = false } = {}) {
   const main = document.getElementById("main");
   main.replaceChildren(...content);
   main.dataset.view = route.has("episode") ? "episode" : view;
-  if (typeof Charts !== "undefined") Charts.size();
+  Charts.size();
   if (!keepFocus) scrollTo(0, 0);
 }
 
@@ -65,7 +65,7 @@ addEventListener("keydown", (event) => {
 Data.load().then(async () => {
   await show();
   document.body.dataset.ready = "true";
-  performance.mark("verigym-ready");
+  requestAnimationFrame(() => setTimeout(() => performance.mark("verigym-ready"))); // it has been painted
   if (Data.live) follow();
 }).catch((error) => {
   document.getElementById("main").replaceChildren(el("p", { class: "empty", role: "alert" }, `The run could not be unpacked: ${error.message}`));

@@ -96,7 +96,7 @@ class Chart {
     const band = this.names.includes("eval/pass_rate") ? ["eval/low", "eval/high"].map((name) => Data.run.series[name]) : [];
     const ys = [...this.raw, ...band].filter(Boolean).flatMap(([, values]) => bounds(values));
     let [low, high] = bounds(ys);
-    if (low === high) [low, high] = [low - (Math.abs(low) * 0.1 || 1), high + (Math.abs(high) * 0.1 || 1)];
+    if (low === high) [low, high] = [Math.min(0, 2 * low), Math.max(0, 2 * high) || 1];
     const ticks = niceTicks(low, high, 4);
     [low, high] = [Math.min(low, ticks[0]), Math.max(high, ticks.at(-1))];
     const [first, last] = [this.steps[0], Math.max(this.steps.at(-1), this.steps[0] + 1)];
@@ -202,9 +202,17 @@ const Charts = {
   },
 
   size() {
-    for (const box of [...this.known.keys()]) if (box.isConnected) this.fit(box);
+    for (const box of [...this.known.keys()]) this.fit(box);
+  },
+
+  // Paper is narrower than the screen: drawn for its width, letters keep their size.
+  print(paper) {
+    for (const [box, drawn] of this.known) if (box.isConnected) drawn.draw(paper ? (box.classList.contains("wide") ? 660 : 320) : drawn.canvas.clientWidth);
   },
 };
+
+addEventListener("beforeprint", () => Charts.print(true));
+addEventListener("afterprint", () => Charts.print(false));
 
 const openStep = (step) => (location.hash = Route.link({ view: "episodes", from: step, to: step }));
 

@@ -41,7 +41,7 @@ function filterForm(state, update) {
   };
   const cut = names.truncation.filter(Boolean);
   const form = el("form", { class: "filters", role: "search", "aria-label": "Filter episodes" },
-    field("Text", input("text", "search", { placeholder: "in messages and verdicts" })),
+    field("Text", input("text", "search", { placeholder: "in messages" })),
     field("Task", input("task", "search", { placeholder: "part of its name" })),
     names.env.length > 1 ? field("Environment", select("env", "any", names.env)) : null,
     range("Step", input("from", "number", { placeholder: first, "aria-label": "from step" }),

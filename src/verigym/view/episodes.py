@@ -44,7 +44,7 @@ def read_step(path: Path) -> StepEpisodes:
         try:
             row = json.loads(line.decode("utf-8", "replace"))
             text, (env, *facts) = _packed(_shown(row)), _facts(row)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             wrong += 1
             continue
         if chunks[-1] and size + len(text) > CHUNK_BYTES:

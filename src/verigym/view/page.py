@@ -26,8 +26,7 @@ def write_page(run: str | Path, path: str | Path) -> int:
     Raises ConfigError if there is no run, if it is too large for one file, or if the file cannot be written.
     """
     reader = RunReader(run)
-    data = reader.data()
-    parts, size = [_blob("data", pack(data))], 0
+    parts, size = list[str](), 0
     for name, chunk in reader.chunks():
         parts.append(_blob(f"chunk-{name}", chunk))
         size += len(parts[-1])
@@ -35,8 +34,9 @@ def write_page(run: str | Path, path: str | Path) -> int:
             raise ConfigError(
                 f"the episodes of '{run}' are too many for one page ({_MAX_BYTES >> 20} MB); look at them with --serve"
             )
+    data = reader.data()
     try:
-        Path(path).write_text(page(data["name"], parts), encoding="utf-8")
+        Path(path).write_text(page(data["name"], [_blob("data", pack(data)), *parts]), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}") from error
     return len(data["index"]["step"])

@@ -55,7 +55,7 @@ class RunReader:
     def chunks(self) -> Iterator[tuple[str, bytes]]:
         """Name and gzip-compressed JSON of every chunk of episodes."""
         for path in self._files():
-            step = read_step(path)
+            step = self._read_file(path)
             yield from ((f"{step.step}.{number}", chunk) for number, chunk in enumerate(step.chunks))
 
     def chunk(self, name: str) -> bytes | None:
@@ -69,12 +69,17 @@ class RunReader:
         return sorted((self.path / "episodes").glob("[0-9]*.jsonl.gz"))
 
     def _read(self) -> Iterator[StepEpisodes]:
-        """Every step, without its chunks: they are many, and on disk."""
+        """Every step, without its chunks."""
         for path in self._files():
-            stamp = _stamp(path)
-            if path not in self._steps or self._steps[path][0] != stamp:
-                self._steps[path] = (stamp, replace(read_step(path), chunks=[]))
+            if path not in self._steps or self._steps[path][0] != _stamp(path):
+                self._read_file(path)
             yield self._steps[path][1]
+
+    def _read_file(self, path: Path) -> StepEpisodes:
+        """A step; all but its chunks, which are many, is kept for as long as the file stays as it is."""
+        stamp, step = _stamp(path), read_step(path)
+        self._steps[path] = (stamp, replace(step, chunks=[]))
+        return step
 
     def _config(self) -> dict[str, Any]:
         text = (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")

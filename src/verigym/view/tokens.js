@@ -1,7 +1,7 @@
 // An episode token by token: whose it is, how likely it was, and what the learner made of it.
 
 const MEASURES = [
-  ["mask", "Mask"], ["logprob", "Log-probability, sampler"], ["learner", "Log-probability, learner"],
+  ["mask", "Mask"], ["logprob", "Log-prob., sampler"], ["learner", "Log-prob., learner"],
   ["gap", "Learner − sampler"], ["advantage", "Advantage"], ["value", "Value"], ["version", "Version"],
 ];
 const TOKENS_PAGE = 2000;
@@ -72,7 +72,7 @@ function painter(name, tokens) {
   }[name] || ((value) => `${value < 0 ? "down" : "up"}${strength(Math.abs(value) / size)}`);
   const of = (token) => (token.mask && isNumber(token[name]) ? tint(token[name]) : "");
   const sample = (kind, text) => el("span", {}, el("i", { class: `swatch ${kind}`, "aria-hidden": "true" }), text);
-  const ends = name === "mask" ? [sample("up3", "the policy's own")]
+  const ends = name === "mask" ? [sample("up3", "sampled by the policy")]
     : name === "logprob" || name === "learner" ? [sample("down0", "likely"), sample("down6", "unlikely, −5 or less")]
     : signed ? [...(low < 0 ? [sample("down6", number(-size))] : []), ...(high > 0 ? [sample("up6", number(size))] : []), ...(low === 0 && high === 0 ? [sample("up0", "0")] : [])]
     : [sample(tint(low), number(low)), ...(high > low ? [sample(tint(high), number(high))] : [])];
@@ -115,9 +115,9 @@ function tokenFlow(part, present, paint) {
 function tokenDetails(token, present) {
   const rows = [["token", el("code", {}, visible(token.text))], ["id", number(token.id)], ["position", number(token.place)]];
   for (const [name, title] of present) {
-    if (name === "mask") rows.push(["mask", token.mask ? "1 · the policy's own" : "0 · given"]);
+    if (name === "mask") rows.push(["mask", token.mask ? "1 · sampled" : "0 · given"]);
     else rows.push([title.toLowerCase(), token.mask ? number(token[name], 4) : "–"]);
-    if (name === "logprob" && token.mask && isNumber(token.logprob)) rows.push(["probability, sampler", number(Math.exp(token.logprob), 3)]);
+    if (name === "logprob" && token.mask && isNumber(token.logprob)) rows.push(["prob., sampler", number(Math.exp(token.logprob), 3)]);
   }
   return rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
 }
