@@ -138,7 +138,7 @@ class Chart {
   }
 
   move(by) {
-    const now = this.at === null ? this.steps.length - (by > 0 ? 1 : 0) : this.steps.indexOf(this.at);
+    const now = this.at === null ? this.steps.length - 1 : this.steps.indexOf(this.at);
     this.at = this.steps[Math.min(this.steps.length - 1, Math.max(0, now + by))];
     this.point();
   }
@@ -172,7 +172,7 @@ class Chart {
 // The charts on the page: drawn when their width is known, and again when it changes.
 const Charts = {
   known: new Map(),
-  observer: new ResizeObserver((entries) => entries.forEach(({ target }) => Charts.fit(target))),
+  observer: new ResizeObserver((entries) => entries.forEach(({ target }) => (target.isConnected ? Charts.fit(target) : Charts.drop(target)))),
 
   add(box, drawn) {
     this.known.set(box, drawn);
@@ -191,12 +191,12 @@ const Charts = {
     this.observer.observe(box);
   },
 
+  drop(box) {
+    this.observer.unobserve(box);
+    this.known.delete(box);
+  },
+
   fit(box) {
-    if (!box.isConnected) {
-      this.observer.unobserve(box);
-      this.known.delete(box);
-      return;
-    }
     const width = Math.round(this.known.get(box).canvas.clientWidth);
     if (width && width !== this.known.get(box).width) this.known.get(box).draw(width);
   },
