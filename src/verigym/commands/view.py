@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,5 +59,6 @@ class View:
             print(f"{server.url} follows {self.run_folder}; Ctrl-C ends it", flush=True)
             if self.open:
                 webbrowser.open(server.url)
-            server.serve_forever()
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
         return 0

@@ -31,6 +31,15 @@ async function show({ keepFocus = false } = {}) {
   if (!keepFocus) scrollTo(0, 0);
 }
 
+// What somebody reads or fills in stays as it is; curves and lists grow.
+async function grow() {
+  const active = document.activeElement;
+  if (Route.get().has("episode") || document.querySelector(".picker[open]")) return;
+  if (active.closest("form")) return Listing.refresh();
+  await show({ keepFocus: true });
+  if (active.dataset.metric) document.querySelector(`[data-metric="${CSS.escape(active.dataset.metric)}"]`)?.focus({ preventScroll: true });
+}
+
 function follow() {
   const light = document.getElementById("live");
   light.hidden = false;
@@ -41,8 +50,7 @@ function follow() {
   tell("on", "live");
   const ask = async () => {
     try {
-      // A view that somebody is reading stays; curves and lists grow.
-      if ((await Data.load()) && !Route.get().has("episode") && !document.activeElement.closest("form")) await show({ keepFocus: true });
+      if (await Data.load()) await grow();
       tell("on", "live");
     } catch {
       tell("off", "no answer from verigym view");

@@ -63,7 +63,7 @@ function curveTools(names, state, change) {
     return el("label", { class: "check" }, box, " ", name);
   });
   return el("div", { class: "tools" }, field("Smoothing", smooth),
-    el("details", { class: "picker" }, el("summary", {}, "Metrics"), el("div", { class: "checks" }, boxes)));
+    el("details", { class: "picker" }, el("summary", {}, "Metrics"), el("div", { class: "checks" }, el("div", {}, boxes))));
 }
 
 function chart(title, names, smooth, wide = false) {
@@ -109,7 +109,7 @@ class Chart {
         svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: this.y(tick), y2: this.y(tick) }),
         svg("text", { class: "tick", x: MARGIN.left - 8, y: this.y(tick) + 4, "text-anchor": "end" }, short(tick, ticks)),
       ]),
-      ...niceTicks(first, last, Math.max(2, Math.floor(width / 110))).filter((t) => t >= first && t <= last && Number.isInteger(t)).map((tick) =>
+      ...niceTicks(first, last, Math.max(3, Math.floor(width / 110))).filter((t) => t >= first && t <= last && Number.isInteger(t)).map((tick) =>
         svg("text", { class: "tick", x: this.x(tick), y: HEIGHT - 6, "text-anchor": "middle" }, tick.toLocaleString("en"))),
       ...(band[0] && band[1] ? [this.band(...band)] : []),
       ...this.lines.map((line, k) => this.line(line, k)),

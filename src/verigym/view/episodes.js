@@ -9,7 +9,7 @@ const COLUMNS = [
 const NUMERIC = new Set(["step", "group", "reward", "turns", "tokens"]);
 
 // What was listed last: an episode's neighbours are those of the list that it was opened from.
-const Listing = { rows: null, address: "#view=episodes", searching: 0 };
+const Listing = { rows: null, address: "#view=episodes", searching: 0, refresh: null };
 
 function episodesView(route) {
   if (!Data.run.count) return [el("p", { class: "empty" }, "No episodes yet: they are written as each step ends.")];
@@ -21,7 +21,8 @@ function episodesView(route) {
     Listing.address = location.hash;
     await showList(list, state, update);
   };
-  update({ page: state.page });
+  Listing.refresh = () => update({ page: state.page });
+  Listing.refresh();
   return [filterForm(state, update), list];
 }
 

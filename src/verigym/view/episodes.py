@@ -63,12 +63,9 @@ def read_step(path: Path) -> StepEpisodes:
 
 def _decompress(path: Path) -> tuple[bytes, bool]:
     """What can be unpacked of a gzip file of one member, and whether that is all of it."""
-    unpacker = zlib.decompressobj(wbits=31)
-    parts, packed = [], path.read_bytes()
+    unpacker, packed, parts = zlib.decompressobj(wbits=31), path.read_bytes(), list[bytes]()
     try:
-        # In pieces: what precedes a broken piece is kept.
-        parts = []
-        for start in range(0, len(packed), 4096):
+        for start in range(0, len(packed), 4096):  # in pieces: what precedes a broken one is kept
             parts.append(unpacker.decompress(packed[start : start + 4096]))
     except zlib.error:
         return b"".join(parts), False
