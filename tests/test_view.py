@@ -4,6 +4,9 @@ import gzip
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import tomllib
 import urllib.error
@@ -279,6 +282,16 @@ def test_a_port_that_is_taken_is_one_clear_line(run: RunFolder, server: ViewServ
     port = str(server.server_address[1])
     line = refused(capsys, str(run.path), "--serve", "--no-open", "--port", port)
     assert line == f"cannot serve on port {port}: Address already in use"
+
+
+def test_the_command_follows_a_run_until_it_is_interrupted(run: RunFolder) -> None:
+    command = [sys.executable, "-m", "verigym.cli", "view", str(run.path), "--serve", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        assert line.endswith(f" follows {run.path}; Ctrl-C ends it\n")
+        assert ask(line.split()[0])[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(), process.stderr.read()) == (0, "")
 
 
 # In a browser.

@@ -26,7 +26,7 @@ async function show({ keepFocus = false } = {}) {
   if (ticket !== shown) return;
   const main = document.getElementById("main");
   main.replaceChildren(...content);
-  main.dataset.view = route.has("episode") ? "episode" : view;
+  document.title = [route.get("episode") || VIEWS.find(([name]) => name === view)[1], Data.run.name, "verigym"].join(" · ");
   Charts.size();
   if (!keepFocus) scrollTo(0, 0);
 }
@@ -64,7 +64,10 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is the view's
   document.getElementById("main").focus();
 });
-addEventListener("hashchange", () => show());
+addEventListener("hashchange", async () => {
+  await show();
+  document.getElementById("main").focus({ preventScroll: true }); // the keyboard goes on in what is new
+});
 addEventListener("keydown", (event) => {
   const target = { j: "next", k: "prev" }[event.key];
   if (!target || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;

@@ -112,6 +112,7 @@ class Chart {
       ...niceTicks(first, last, Math.max(3, Math.floor(width / 110))).filter((t) => t >= first && t <= last && Number.isInteger(t)).map((tick) =>
         svg("text", { class: "tick", x: this.x(tick), y: HEIGHT - 6, "text-anchor": "middle" }, tick.toLocaleString("en"))),
       ...(band[0] && band[1] ? [this.band(...band)] : []),
+      ...(this.smooth ? this.raw.map((line, k) => this.line(line, `${k} faint`)) : []),
       ...this.lines.map((line, k) => this.line(line, k)),
       this.cursor,
     );

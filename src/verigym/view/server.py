@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -43,6 +44,11 @@ class ViewServer(ThreadingHTTPServer):
                 self._cached = (tag, pack(self._reader.data()))
             return self._cached
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away in the middle of an answer is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def chunk(self, name: str) -> bytes | None:
         return self._reader.chunk(name)
 
@@ -51,6 +57,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: ViewServer
 
     def do_GET(self) -> None:
+        try:
+            self._give()
+        except FileNotFoundError:
+            self.send_error(503)  # a run that goes on took a step back while it was read: the page asks again
+
+    def _give(self) -> None:
         # A page of elsewhere whose name was made to lead here says its own name.
         if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
             self.send_error(403)
