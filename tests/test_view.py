@@ -12,6 +12,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -426,6 +427,25 @@ def test_tokens_show_what_sampler_and_learner_knew_of_them(page: Page, tmp_path:
     page.wait(lambda: page.all(".dense"))
     assert page.texts(".dense th")[3:] == ["Mask", "Log-prob., sampler", "Version"]
     assert page.texts(".hint")[0].startswith("This episode was not learnt from")
+
+
+def test_a_long_prompt_is_folded_until_it_is_asked_for(run: RunFolder, chromium: Any, tmp_path: Path) -> None:
+    played = play(group=0, reward=1.0, answer="42")
+    prompt, rest = TOKENIZER.encode("x" * 300, add_special_tokens=False), len(played.token_ids)
+    columns = {name: np.concatenate([np.zeros(300), getattr(played, name)]) for name in ("logprobs", "versions")}
+    ids, mask = np.concatenate([prompt, played.token_ids]), np.concatenate([np.zeros(300, bool), played.mask])
+    run.write_episodes(9, [replace(played, token_ids=ids, mask=mask, **columns)])
+    write_page(run.path, tmp_path / "page.html")
+    page = Page(chromium, (tmp_path / "page.html").as_uri())
+    page.open("#episode=9.0&tab=tokens")
+    page.wait(lambda: page.all(".flow"))
+    before = 300 + int(played.mask.argmax()) - 60
+    assert (len(page.all(".token")), page.texts(".unfold")) == (
+        300 + rest - before,
+        [f"Show the {before} tokens before"],
+    )
+    page.click(".unfold")
+    assert (len(page.all(".token")), page.texts(".unfold")) == (300 + rest, [])
 
 
 def test_a_group_stands_side_by_side(page: Page, tmp_path: Path) -> None:

@@ -106,12 +106,14 @@ async function groupTab(row, episode) {
   const members = Data.group(row.i);
   const episodes = await Promise.all(members.map((i) => Data.episode(i)));
   const shared = sharedMessages(episodes);
-  const rewards = members.map((i) => Data.row(i).reward).filter(isNumber);
+  const whole = members.filter((_, k) => episodes[k].forked_turn === null); // forks are no part of its baseline
+  const rewards = whole.map((i) => Data.row(i).reward).filter(isNumber);
   const mean = rewards.reduce((sum, value) => sum + value, 0) / rewards.length;
   const spread = Math.sqrt(rewards.reduce((sum, value) => sum + (value - mean) ** 2, 0) / rewards.length);
+  const forks = whole.length < members.length ? ` and ${plural(members.length - whole.length, "fork")} of them` : "";
   const order = members.map((_, k) => k).sort((a, b) => (Data.row(members[b]).reward ?? -Infinity) - (Data.row(members[a]).reward ?? -Infinity) || a - b);
   return el("section", { class: "group", "aria-label": "Group side by side" },
-    el("p", { class: "count" }, `${plural(members.length, "episode")} of one task and state · mean reward ${number(mean)} · standard deviation ${number(spread)}`),
+    el("p", { class: "count" }, `${plural(whole.length, "episode")} from one start${forks} · mean reward ${number(mean)} · standard deviation ${number(spread)}`),
     shared ? el("div", { class: "chat" }, episodes[0].messages.slice(0, shared).map((message) => messageBox(message, null))) : null,
     el("div", { class: "members", tabindex: 0, role: "group", "aria-label": "Members; scroll sideways" }, order.map((k) => member(members[k], episodes[k], shared, row.i))));
 }
@@ -136,6 +138,7 @@ function member(i, episode, shared, current) {
       ...(advantages.length ? [[bounds(advantages)[0] === bounds(advantages)[1] ? "advantage" : "mean advantage", number(mean)]] : []),
       ["tokens", number(row.tokens)], ["turns", number(row.turns)],
       ...(row.truncation ? [["cut", row.truncation]] : []),
+      ...(episode.forked_turn === null ? [] : [["forked at", `turn ${episode.forked_turn + 1}`]]),
     ].map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     el("div", { class: "chat" }, conversation(episode, shared)),
     el("p", { class: "reason soft" }, episode.verdict.reason));

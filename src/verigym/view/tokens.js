@@ -5,6 +5,7 @@ const MEASURES = [
   ["gap", "Learner − sampler"], ["advantage", "Advantage"], ["value", "Value"], ["version", "Version"],
 ];
 const TOKENS_PAGE = 2000;
+const PROMPT_SHOWN = 60; // of a longer prompt its last tokens
 
 async function tokensTab(row, episode) {
   const tokens = tokenRows(episode);
@@ -14,14 +15,18 @@ async function tokensTab(row, episode) {
     color: present.some(([name]) => name === route.get("color")) ? route.get("color") : present.some(([name]) => name === "advantage") ? "advantage" : "logprob",
     table: route.get("as") === "table",
     page: 1,
+    skipped: Math.max(0, tokens.findIndex((token) => token.mask) - PROMPT_SHOWN),
   };
   const area = el("div", {});
   const legend = el("div", { class: "scale" });
   const draw = () => {
     const paint = painter(state.color, tokens);
     legend.replaceChildren(...paint.legend);
-    const part = tokens.slice((state.page - 1) * TOKENS_PAGE, state.page * TOKENS_PAGE);
-    area.replaceChildren(state.table ? tokenTable(part, present, paint) : tokenFlow(part, present, paint), tokenPager(tokens.length, state, draw));
+    const shown = tokens.slice(state.skipped);
+    const part = shown.slice((state.page - 1) * TOKENS_PAGE, state.page * TOKENS_PAGE);
+    const unfold = el("button", { type: "button", class: "button unfold", onclick: () => { state.skipped = 0; draw(); } }, `Show the ${plural(state.skipped, "token")} before`);
+    area.replaceChildren(state.skipped ? unfold : "",
+      state.table ? tokenTable(part, present, paint) : tokenFlow(part, present, paint), tokenPager(shown.length, state, draw));
   };
   const change = (values) => {
     Object.assign(state, values);
