@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from verigym.agents.episode import Episode, Truncation, Turn
 from verigym.agents.tiny import tiny_tokenizer
@@ -166,6 +167,17 @@ def test_parts_of_a_character_are_shown_as_their_bytes(tmp_path: Path) -> None:
     assert "".join(texts[token] for token in ids) == "na\\xC3\\xAFve \\xF0\\x9F\\xA6\\x89\n"
 
 
+def test_a_token_keeps_its_leading_space_where_a_decoder_drops_that_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "best").mkdir(parents=True)
+    words = Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("▁the", -1.0), ("▁a", -1.0), ("a", -3.0), ("▁", -4.0)], unk_id=0)
+    )
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    words.save(str(tmp_path / "checkpoints" / "best" / "tokenizer.json"))
+    assert words.decode([1]) == "the"
+    assert TokenTexts(tmp_path).of({1, 3}) == {1: " the", 3: "a"}
+
+
 def test_without_a_tokenizer_the_page_says_that_it_shows_ids(run: RunFolder) -> None:
     shutil.rmtree(run.checkpoints_path)
     data = RunReader(run.path).data()
@@ -183,12 +195,13 @@ def test_a_file_that_is_cut_short_is_shown_as_far_as_it_goes(run: RunFolder) -> 
     path.write_bytes(gzip.compress(b"".join(lines), compresslevel=0)[:-400])
     with run.metrics_path.open("a") as file:
         file.write('{"step": 4, "rewa')
+    (run.episodes_path / "000003 (copy).jsonl.gz").write_bytes(b"")  # not the file of a step
     data = RunReader(run.path).data()
     assert data["index"]["step"].count(2) == 3
     assert data["series"]["reward"] == [[1, 2, 3], [0.25, 0.5, 0.75]]
     assert data["notes"] == [
         "metrics.jsonl: 1 of its lines cannot be read and are left out",
-        "episodes/000002.jsonl.gz is cut short: 3 episodes could be read",
+        "episodes/000002.jsonl.gz is cut short: 3 of its episodes could be read",
     ]
 
 
@@ -216,6 +229,7 @@ def test_wrong_input_is_one_clear_line(run: RunFolder, tmp_path: Path, capsys: p
     assert refused(capsys, str(run.path), "--output", str(output)).startswith(f"cannot write '{output}': No such file")
     assert refused(capsys, str(run.path), "--serve", "--output", "x") == "--serve writes no page: leave out --output"
     assert refused(capsys, str(run.path), "--port", "80") == "--port goes with --serve"
+    assert refused(capsys, str(run.path), "--serve", "--port", "70000").endswith("from 0 to 65535, not 70000")
     assert refused(capsys, str(run.path), "--no-opne").endswith("did you mean --no-open?")
 
 

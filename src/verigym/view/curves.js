@@ -2,8 +2,16 @@
 
 const MAIN = ["reward", "pass_rate", "eval/pass_rate"];
 const SHOWN = [
-  "policy_tokens_per_episode", "turns", "truncated_share", "entropy", "kl", "grad_norm", "loss", "clip_share",
-  "sampler_gap_mean", "explained_variance",
+  "policy_tokens_per_episode",
+  "turns",
+  "truncated_share",
+  "entropy",
+  "kl",
+  "grad_norm",
+  "loss",
+  "clip_share",
+  "sampler_gap_mean",
+  "explained_variance",
 ];
 const HEIGHT = 190;
 const MARGIN = { top: 10, right: 12, bottom: 24, left: 48 };
@@ -13,7 +21,8 @@ function curvesView(route) {
   const names = Object.keys(series).sort();
   if (!names.length) return [summary(), el("p", { class: "empty" }, "No metrics yet: the first step has not ended.")];
   const wanted = route.get("metrics");
-  const chosen = wanted === null ? SHOWN.filter((name) => series[name]) : wanted.split(",").filter((name) => series[name]);
+  const chosen =
+    wanted === null ? SHOWN.filter((name) => series[name]) : wanted.split(",").filter((name) => series[name]);
   const smoothing = Math.min(0.99, Math.max(0, Number(route.get("smooth")) || 0));
   const grid = el("div", { class: "charts" });
   const draw = (metrics, smooth) => {
@@ -24,7 +33,11 @@ function curvesView(route) {
   };
   const state = { metrics: chosen, smooth: smoothing, edited: wanted !== null };
   const change = () => {
-    Route.replace({ view: "curves", smooth: state.smooth || "", metrics: state.edited ? state.metrics.join(",") : null });
+    Route.replace({
+      view: "curves",
+      smooth: state.smooth || "",
+      metrics: state.edited ? state.metrics.join(",") : null,
+    });
     draw(state.metrics, state.smooth);
   };
   draw(chosen, smoothing);
@@ -35,7 +48,10 @@ function summary() {
   const { series, count, config } = Data.run;
   const last = (name) => (series[name] ? series[name][1].at(-1) : null);
   const steps = Math.max(0, ...Object.values(series).map(([xs]) => xs.at(-1)));
-  const facts = [["steps", number(steps)], ["episodes", number(count)]];
+  const facts = [
+    ["steps", number(steps)],
+    ["episodes", number(count)],
+  ];
   if (series.reward) facts.push(["last reward", number(last("reward"))], ["last pass rate", number(last("pass_rate"))]);
   if (series["eval/pass_rate"]) {
     const [xs, ys] = series["eval/pass_rate"];
@@ -43,7 +59,11 @@ function summary() {
     facts.push([`best held-out pass rate, step ${xs[best]}`, number(ys[best])]);
   }
   if (config.learner) facts.push(["learner", config.learner.toUpperCase()]);
-  return el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  return el(
+    "dl",
+    { class: "facts" },
+    facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
 }
 
 function curveTools(names, state, change) {
@@ -52,32 +72,56 @@ function curveTools(names, state, change) {
     state.smooth = Number(smooth.value);
     change();
   });
-  const boxes = names.filter((name) => !MAIN.includes(name)).map((name) => {
-    const box = el("input", { type: "checkbox", value: name });
-    box.checked = state.metrics.includes(name);
-    box.addEventListener("change", () => {
-      state.edited = true;
-      state.metrics = box.checked ? [...state.metrics, name] : state.metrics.filter((other) => other !== name);
-      change();
+  const boxes = names
+    .filter((name) => !MAIN.includes(name))
+    .map((name) => {
+      const box = el("input", { type: "checkbox", value: name });
+      box.checked = state.metrics.includes(name);
+      box.addEventListener("change", () => {
+        state.edited = true;
+        state.metrics = box.checked ? [...state.metrics, name] : state.metrics.filter((other) => other !== name);
+        change();
+      });
+      return el("label", { class: "check" }, box, " ", name);
     });
-    return el("label", { class: "check" }, box, " ", name);
-  });
-  return el("div", { class: "tools" }, field("Smoothing", smooth),
-    el("details", { class: "picker" }, el("summary", {}, "Metrics"), el("div", { class: "checks" }, el("div", {}, boxes))));
+  return el(
+    "div",
+    { class: "tools" },
+    field("Smoothing", smooth),
+    el(
+      "details",
+      { class: "picker" },
+      el("summary", {}, "Metrics"),
+      el("div", { class: "checks" }, el("div", {}, boxes)),
+    ),
+  );
 }
 
 function chart(title, names, smooth, wide = false) {
   const readout = el("span", { class: "readout" });
   const canvas = svg("svg", { class: "plot", role: "img" });
-  const legend = names.length > 1
-    ? el("ul", { class: "legend" }, names.map((name, k) => el("li", { class: `s${k}` }, label(name)))) : null;
-  const box = el("figure", { class: wide ? "chart wide" : "chart", tabindex: 0, "data-metric": names.join(" ") },
-    el("figcaption", {}, el("span", { class: "title" }, title), readout), canvas, legend);
+  const legend =
+    names.length > 1
+      ? el(
+          "ul",
+          { class: "legend" },
+          names.map((name, k) => el("li", { class: `s${k}` }, label(name))),
+        )
+      : null;
+  const box = el(
+    "figure",
+    { class: wide ? "chart wide" : "chart", tabindex: 0, "data-metric": names.join(" ") },
+    el("figcaption", {}, el("span", { class: "title" }, title), readout),
+    canvas,
+    legend,
+  );
   Charts.add(box, new Chart(canvas, readout, names, smooth));
   return box;
 }
 
-const label = (name) => ({ reward: "training reward", pass_rate: "training pass rate", "eval/pass_rate": "held-out pass rate" })[name] || name;
+const label = (name) =>
+  ({ reward: "training reward", pass_rate: "training pass rate", "eval/pass_rate": "held-out pass rate" })[name] ||
+  name;
 
 class Chart {
   constructor(canvas, readout, names, smooth) {
@@ -93,7 +137,9 @@ class Chart {
 
   draw(width) {
     this.width = width;
-    const band = this.names.includes("eval/pass_rate") ? ["eval/low", "eval/high"].map((name) => Data.run.series[name]) : [];
+    const band = this.names.includes("eval/pass_rate")
+      ? ["eval/low", "eval/high"].map((name) => Data.run.series[name])
+      : [];
     const ys = [...this.raw, ...band].filter(Boolean).flatMap(([, values]) => bounds(values));
     let [low, high] = bounds(ys);
     if (low === high) [low, high] = [Math.min(0, 2 * low), Math.max(0, 2 * high) || 1];
@@ -107,10 +153,21 @@ class Chart {
     this.canvas.replaceChildren(
       ...ticks.flatMap((tick) => [
         svg("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: this.y(tick), y2: this.y(tick) }),
-        svg("text", { class: "tick", x: MARGIN.left - 8, y: this.y(tick) + 4, "text-anchor": "end" }, short(tick, ticks)),
+        svg(
+          "text",
+          { class: "tick", x: MARGIN.left - 8, y: this.y(tick) + 4, "text-anchor": "end" },
+          short(tick, ticks),
+        ),
       ]),
-      ...niceTicks(first, last, Math.max(3, Math.floor(width / 110))).filter((t) => t >= first && t <= last && Number.isInteger(t)).map((tick) =>
-        svg("text", { class: "tick", x: this.x(tick), y: HEIGHT - 6, "text-anchor": "middle" }, tick.toLocaleString("en"))),
+      ...niceTicks(first, last, Math.max(3, Math.floor(width / 110)))
+        .filter((t) => t >= first && t <= last && Number.isInteger(t))
+        .map((tick) =>
+          svg(
+            "text",
+            { class: "tick", x: this.x(tick), y: HEIGHT - 6, "text-anchor": "middle" },
+            tick.toLocaleString("en"),
+          ),
+        ),
       ...(band[0] && band[1] ? [this.band(...band)] : []),
       ...(this.smooth ? this.raw.map((line, k) => this.line(line, `${k} faint`)) : []),
       ...this.lines.map((line, k) => this.line(line, k)),
@@ -121,20 +178,27 @@ class Chart {
 
   line([xs, ys], k) {
     if (xs.length === 1) return svg("circle", { class: `s${k}`, cx: this.x(xs[0]), cy: this.y(ys[0]), r: 3 });
-    const points = thinned(xs, ys, this.width).map(([step, value]) => `${this.x(step).toFixed(1)},${this.y(value).toFixed(1)}`);
+    const points = thinned(xs, ys, this.width).map(
+      ([step, value]) => `${this.x(step).toFixed(1)},${this.y(value).toFixed(1)}`,
+    );
     return svg("polyline", { class: `s${k}`, points: points.join(" ") });
   }
 
   band([xs, lows], [, highs]) {
     const there = xs.map((step, k) => `${this.x(step).toFixed(1)},${this.y(highs[k]).toFixed(1)}`);
     const back = xs.map((step, k) => `${this.x(step).toFixed(1)},${this.y(lows[k]).toFixed(1)}`).reverse();
-    return svg("polygon", { class: `band s${this.names.indexOf("eval/pass_rate")}`, points: [...there, ...back].join(" ") });
+    return svg("polygon", {
+      class: `band s${this.names.indexOf("eval/pass_rate")}`,
+      points: [...there, ...back].join(" "),
+    });
   }
 
   hover(clientX) {
     const box = this.canvas.getBoundingClientRect();
     const wanted = ((clientX - box.left) / box.width) * this.width;
-    this.at = this.steps.reduce((best, step) => (Math.abs(this.x(step) - wanted) < Math.abs(this.x(best) - wanted) ? step : best));
+    this.at = this.steps.reduce((best, step) =>
+      Math.abs(this.x(step) - wanted) < Math.abs(this.x(best) - wanted) ? step : best,
+    );
     this.point();
   }
 
@@ -173,7 +237,9 @@ class Chart {
 // The charts on the page: drawn when their width is known, and again when it changes.
 const Charts = {
   known: new Map(),
-  observer: new ResizeObserver((entries) => entries.forEach(({ target }) => (target.isConnected ? Charts.fit(target) : Charts.drop(target)))),
+  observer: new ResizeObserver((entries) =>
+    entries.forEach(({ target }) => (target.isConnected ? Charts.fit(target) : Charts.drop(target))),
+  ),
 
   add(box, drawn) {
     this.known.set(box, drawn);
@@ -208,7 +274,8 @@ const Charts = {
 
   // Paper is narrower than the screen: drawn for its width, letters keep their size.
   print(paper) {
-    for (const [box, drawn] of this.known) if (box.isConnected) drawn.draw(paper ? (box.classList.contains("wide") ? 660 : 320) : drawn.canvas.clientWidth);
+    for (const [box, drawn] of this.known)
+      if (box.isConnected) drawn.draw(paper ? (box.classList.contains("wide") ? 660 : 320) : drawn.canvas.clientWidth);
   },
 };
 

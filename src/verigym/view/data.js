@@ -59,7 +59,8 @@ const Data = {
   group(i) {
     const { index, count } = this.run;
     const members = [];
-    for (let k = 0; k < count; k++) if (index.step[k] === index.step[i] && index.group[k] === index.group[i]) members.push(k);
+    for (let k = 0; k < count; k++)
+      if (index.step[k] === index.step[i] && index.group[k] === index.group[i]) members.push(k);
     return members;
   },
 

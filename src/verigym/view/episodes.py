@@ -29,36 +29,55 @@ class StepEpisodes:
     note: str
 
 
+@dataclass(frozen=True)
+class _Episode:
+    facts: tuple[Any, ...]  # those of INDEX from `env` on
+    text: bytes
+    token_ids: list[int]
+
+
 def read_step(path: Path) -> StepEpisodes:
     """Reads a file of episodes; one that is cut short or has lines that are no episodes says so in `note`."""
     step = int(path.name.split(".")[0])
     data, whole = _decompress(path)
-    lines = data.split(b"\n")
-    if lines.pop():
-        whole = False
-    rows: list[tuple[Any, ...]] = []
-    chunks: list[list[bytes]] = [[]]
-    token_ids: set[int] = set()
-    wrong, size = 0, 0
-    for line in lines:
-        try:
-            row = json.loads(line.decode("utf-8", "replace"))
-            text, (env, *facts) = _packed(_shown(row)), _facts(row)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            wrong += 1
-            continue
-        if chunks[-1] and size + len(text) > CHUNK_BYTES:
-            chunks.append([])
-            size = 0
-        rows.append((step, len(rows), len(chunks) - 1, env, *facts))
-        chunks[-1].append(text)
-        size += len(text)
-        token_ids.update(row["token_ids"])
-    name, kept = f"episodes/{path.name}", f"{len(rows)} episode{'s' * (len(rows) != 1)}"
-    notes = [] if whole else [f"{name} is cut short: {kept} could be read"]
+    *lines, rest = data.split(b"\n")
+    read = [_episode(line) for line in lines]
+    episodes = [episode for episode in read if episode is not None]
+    numbers = _chunk_numbers([len(episode.text) for episode in episodes])
+    chunks: dict[int, list[bytes]] = {}
+    for episode, number in zip(episodes, numbers, strict=True):
+        chunks.setdefault(number, []).append(episode.text)
+    name, wrong = f"episodes/{path.name}", len(read) - len(episodes)
+    notes = [f"{name} is cut short: {len(episodes)} of its episodes could be read"] if rest or not whole else []
     notes += [f"{name}: {wrong} of its lines hold no episode"] if wrong else []
-    packed = [gzip.compress(b"[" + b",".join(chunk) + b"]", 6, mtime=0) for chunk in chunks if chunk]
-    return StepEpisodes(step, rows, packed, frozenset(token_ids), "; ".join(notes))
+    return StepEpisodes(
+        step,
+        [(step, place, numbers[place], *episode.facts) for place, episode in enumerate(episodes)],
+        [gzip.compress(b"[" + b",".join(texts) + b"]", 6, mtime=0) for texts in chunks.values()],
+        frozenset(token for episode in episodes for token in episode.token_ids),
+        "; ".join(notes),
+    )
+
+
+def _episode(line: bytes) -> _Episode | None:
+    """The episode of a line; None if it holds none."""
+    try:
+        row = json.loads(line.decode("utf-8", "replace"))
+        return _Episode(_facts(row), _packed(_shown(row)), row["token_ids"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _chunk_numbers(sizes: Sequence[int]) -> list[int]:
+    """The chunk of each episode, in order: one is closed before it grows beyond CHUNK_BYTES."""
+    numbers: list[int] = []
+    number, filled = 0, 0
+    for size in sizes:
+        if filled and filled + size > CHUNK_BYTES:
+            number, filled = number + 1, 0
+        filled += size
+        numbers.append(number)
+    return numbers
 
 
 def _decompress(path: Path) -> tuple[bytes, bool]:
@@ -73,12 +92,11 @@ def _decompress(path: Path) -> tuple[bytes, bool]:
 
 
 def _facts(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Those of INDEX from `env` on."""
     return (
         str(row["env_id"]),
         str(row["task_id"]),
         row["group_id"],
-        row["reward"],
+        _finite(row["reward"]),
         str(row["verdict"]["outcome"]),
         row["truncation"] or "",
         len(row["turns"]),

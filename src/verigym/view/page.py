@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,21 @@ def write_page(run: str | Path, path: str | Path) -> int:
             )
     data = reader.data()
     try:
-        Path(path).write_text(page(data["name"], [_blob("data", pack(data)), *parts]), encoding="utf-8")
+        Path(path).write_text(
+            page(data["name"], [_blob("data", pack(data)), *parts]), encoding="utf-8", errors="replace"
+        )
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}") from error
     return len(data["index"]["step"])
 
 
-def page(name: str, blobs: Iterable[str] = ()) -> str:
+def page(name: str, blobs: Sequence[str] = ()) -> str:
     """The page for a run of this name; without blobs it asks its server for the data."""
     style = _file("page.css")
     script = '(() => {\n"use strict";\n' + "\n".join(_file(part) for part in _SCRIPTS) + "})();\n"
     # Only these very texts may act: nothing that an episode says can, and nothing can reach another host.
-    acting = f"style-src {_digest(style)}; script-src {_digest(script)}"
-    policy = f"default-src 'none'; connect-src 'self'; img-src data:; {acting}"
+    asks = "" if blobs else " connect-src 'self';"
+    policy = f"default-src 'none'; img-src data:;{asks} style-src {_digest(style)}; script-src {_digest(script)}"
     values = {"policy": policy, "name": html.escape(name), "style": style, "script": script, "blobs": "".join(blobs)}
     text = _file("page.html")
     # The template has one mark for each; what replaces one is not searched for the others.

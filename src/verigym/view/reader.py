@@ -66,7 +66,8 @@ class RunReader:
         return chunks[int(number)] if int(number) < len(chunks) else None
 
     def _files(self) -> list[Path]:
-        return sorted((self.path / "episodes").glob("[0-9]*.jsonl.gz"))
+        found = (self.path / "episodes").glob("*.jsonl.gz")
+        return sorted(path for path in found if path.name.removesuffix(".jsonl.gz").isdecimal())
 
     def _read(self) -> Iterator[StepEpisodes]:
         """Every step, without its chunks."""
@@ -107,7 +108,7 @@ class RunReader:
                 if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     steps, values = series.setdefault(name, [[], []])
                     steps.append(step)
-                    values.append(float(f"{value:.6g}"))
+                    values.append(value if isinstance(value, int) else float(f"{value:.6g}"))
         return series, f"metrics.jsonl: {wrong} of its lines cannot be read and are left out" if wrong else ""
 
 

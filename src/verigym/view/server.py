@@ -22,6 +22,8 @@ class ViewServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, reader: RunReader, port: int = 0) -> None:
+        if not 0 <= port < 2**16:
+            raise ConfigError(f"a port is a number from 0 to 65535, not {port}")
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:
@@ -34,7 +36,7 @@ class ViewServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def page(self) -> bytes:
-        return page(self._reader.path.resolve().name).encode()
+        return page(self._reader.path.resolve().name).encode("utf-8", "replace")
 
     def data(self) -> tuple[str, bytes]:
         """The packed data and its tag, which changes with it."""
