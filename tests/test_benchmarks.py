@@ -1,6 +1,7 @@
 """The benchmark scripts run, at sizes at which their figures mean nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_the_world_benchmark_prints_its_figures() -> None:
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert [name for name, *_ in cells] == ["desk, level 5", *(TAU if data.is_dir() else [])]
     assert all(float(figure) > 0 for _, *figures in cells for figure in figures)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium and chromedriver on the PATH"
+)
+def test_the_view_benchmark_prints_its_figures() -> None:
+    row = run("view.py", "--episodes", "20", "--repeats", "1").splitlines()[-1]
+    assert row.startswith("| 20 |")
+    assert row.count("|") == 6
 
 
 def test_the_gpu_benchmark_fills_its_table_on_a_machine_without_one(tmp_path: Path) -> None:

@@ -611,3 +611,19 @@ def test_a_bandit_of_four_arms_goes_to_its_best_one(settings: dict) -> None:
     logprob = float(engine.score([[1, 2, 6]])[0][-1])
     assert step < 59
     assert math.exp(logprob) > 0.8
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_after_an_update_the_columns_say_what_was_known_of_each_token_before_it(minibatches: int) -> None:
+    learner, episodes = make_learner(double_model(), minibatches=minibatches), make_batch()
+    advantages = learner.advantages(episodes)
+    before = dict(zip(episodes, learner._logprobs(learner.model, Sequences.of(episodes)), strict=True))
+    learner.update(episodes, advantages)
+    assert learner.columns.keys() == set(episodes)
+    for episode, advantage in zip(episodes, advantages, strict=True):
+        columns = learner.columns[episode]
+        assert columns["advantages"].tolist() == [advantage] * episode.num_policy_tokens
+        assert ("logprobs" in columns) == (advantage != 0)  # without an advantage no forward is spent
+        if advantage:
+            # later minibatches are scored with the same weights, those before the step
+            np.testing.assert_allclose(columns["logprobs"], before[episode], rtol=1e-9)

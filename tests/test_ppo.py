@@ -200,6 +200,21 @@ def test_in_the_warm_up_only_the_critic_learns() -> None:
     assert first.keys() == second.keys()
 
 
+def test_after_an_update_the_columns_say_what_was_known_of_each_token_before_it() -> None:
+    learner, episodes = make_learner(critic_warmup=1), make_batch()
+    episodes[2] = make_episode(outcome=Outcome.INFRA_ERROR)
+    credit = learner.advantages(episodes)
+    learner.update(episodes, credit)
+    assert set(learner.columns) == {episode for i, episode in enumerate(episodes) if i != 2}
+    for place, i in enumerate(credit.episodes):
+        for name, known in (
+            ("advantages", credit.advantages),
+            ("logprobs", credit.old_logprobs),
+            ("values", credit.values),
+        ):
+            assert learner.columns[episodes[i]][name].tolist() == known[place].tolist()
+
+
 def test_the_weight_of_the_kl_stays_while_the_policy_is_held() -> None:
     adaptive = {"kl_control": "adaptive", "kl_target": 1e9, "kl_horizon": 1}
     learner = make_learner(reference=True, critic_warmup=2, **adaptive)

@@ -1,5 +1,6 @@
 """Runs from end to end: reproducible, resumable, stoppable, and clear about what went wrong."""
 
+import gzip
 import json
 import math
 import os
@@ -98,6 +99,20 @@ def test_lockstep_runs_with_one_seed_give_the_same_weights_and_metrics(warm_star
     for name in ("000001", "000004"):
         one, two = ((tmp_path / run / "episodes" / f"{name}.jsonl.gz").read_bytes() for run in ("one", "two"))
         assert one == two
+
+
+def test_episode_files_hold_what_the_learner_knew_of_each_token(warm_start: Path, tmp_path: Path) -> None:
+    train(small(warm_start, tmp_path / "run", steps=2, eval_every=0))
+    for file in (tmp_path / "run" / "episodes").iterdir():
+        rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+        assert len(rows) == 16
+        for row in rows:
+            known, sampled = row["learner"], [p for p, own in zip(row["logprobs"], row["mask"], strict=True) if own]
+            assert len(known["advantages"]) == sum(row["mask"])
+            if any(known["advantages"]):
+                # sampler and learner have the same weights, in float32
+                assert known["logprobs"] == pytest.approx(sampled, abs=1e-4)
+    assert any("logprobs" in row["learner"] for row in rows)
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -15,7 +15,7 @@ from verigym.agents.episode import Episode
 from verigym.agents.learners.advantages import group_advantages
 from verigym.agents.learners.batch import Sequences, Values
 from verigym.agents.learners.config import GRPOConfig
-from verigym.agents.learners.policy import Forward, PolicyLearner
+from verigym.agents.learners.policy import Columns, Forward, PolicyLearner
 from verigym.agents.learners.turn_fork import turn_advantages
 
 
@@ -54,6 +54,7 @@ class GRPO(PolicyLearner):
         seen: list[Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
         metrics = self._metrics(seen)
+        self.columns = _columns(episodes, advantages, seen)
         return {
             "loss": float(np.mean([step.loss for step in steps])),
             "grad_norm": float(np.mean([step.grad_norm for step in steps])),
@@ -84,3 +85,17 @@ class GRPO(PolicyLearner):
             num_episodes=len(scored),
             num_tokens=sum(episode.num_policy_tokens for episode, _ in scored),
         )
+
+
+def _columns(episodes: Sequence[Episode], advantages: Sequence[Values], seen: Sequence[Forward]) -> Columns:
+    """The advantages of every episode with a loss, and the log-probabilities of those that had a forward."""
+    columns: Columns = {
+        episode: {"advantages": np.broadcast_to(advantage, episode.num_policy_tokens)}
+        for episode, advantage in zip(episodes, advantages, strict=True)
+        if episode.num_policy_tokens and not np.isnan(advantage).any()
+    }
+    for part in seen:
+        ends = np.cumsum([episode.num_policy_tokens for episode in part.episodes])
+        for episode, logprobs in zip(part.episodes, np.split(part.old_logprobs.cpu().numpy(), ends[:-1]), strict=True):
+            columns[episode]["logprobs"] = logprobs
+    return columns

@@ -44,10 +44,12 @@ from verigym.tasks.errors import ConfigError
 
 @dataclass(frozen=True)
 class Forward:
-    """What the metrics need of one forward's policy tokens: all (M,).
+    """What the metrics need of one forward's policy tokens, those of its `episodes` in turn: all (M,).
 
     `log_ratio` is what the loss clips: of each token, or of its episode. `kept` is False where the loss was masked.
     """
+
+    episodes: Sequence[Episode]
 
     logprobs: Tensor
     old_logprobs: Tensor
@@ -57,6 +59,11 @@ class Forward:
     kept: Tensor
     entropy: Tensor
     kl: Tensor
+
+
+# Of an episode that was learnt from, by name, one value for each policy token in order: `advantages`, the learner's own
+# `logprobs` before its step if there was a forward, and the critic's `values` if there is one.
+Columns = dict[Episode, dict[str, Values]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class PolicyLearner(ABC):
         max_policy_tokens: the budget of policy tokens per episode, for the dr_grpo reduction.
         steps: the run's, of which each is one `update`; a learning rate that falls needs to know.
         autocast: run forwards in this precision (bfloat16 on GPU); weights and losses stay as they are.
+
+    After an `update`, `columns` says what it knew of each token of the episodes that it learnt from.
     """
 
     kl: KLKind = "k3"  # estimator of the KL loss, where there is one
@@ -105,6 +114,7 @@ class PolicyLearner(ABC):
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.steps, self.kl_coefficient = steps, config.kl_coefficient
         self.optimizer = self._optimizer(model, config.lr)
+        self.columns: Columns = {}
 
     @staticmethod
     def _prepare(network: PreTrainedModel, config: PolicyConfig) -> None:
@@ -179,6 +189,7 @@ class PolicyLearner(ABC):
             loss_sum += loss.detach()
             seen.append(
                 Forward(
+                    [batch.episodes[i] for i in micro.indices],
                     logprobs.detach(),
                     old_logprobs,
                     micro.sampler_logprobs,

@@ -88,6 +88,9 @@ class PPO(PolicyLearner):
                 if self.updates >= self.config.critic_warmup:
                     policy_steps.append(self._step(batch, seen))
                 critic_steps.append(self._critic_step(batch, credit, part.tolist()))
+        parts = zip(credit.advantages, credit.old_logprobs, credit.values, strict=True)
+        rows = (dict(zip(("advantages", "logprobs", "values"), part, strict=True)) for part in parts)
+        self.columns = dict(zip(learnt, rows, strict=True))
         self.updates += 1
         self.critic_optimizer.advance()
         moved = len(learnt) if policy_steps else 0  # the KL of a policy that is held says nothing of its weight

@@ -30,6 +30,7 @@ COMMANDS = {
     "dpo": ("offline", "DPO", "train a policy on preferences"),
     "rft": ("offline", "RFT", "fine-tune a policy on its own right episodes"),
     "eval": ("evaluate", "Evaluate", "measure a model's pass rate"),
+    "view": ("view", "View", "look at a run: curves, episodes, tokens"),
 }
 
 
@@ -81,13 +82,16 @@ def _parse(command: Any, name: str, arguments: Sequence[str]) -> Any:
     return parse_options(command, name, arguments)
 
 
-def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any = None) -> Any:
-    """A dataclass from command-line options. Raises ConfigError where tyro would print a box and exit."""
+def parse_options(kind: Any, name: str, arguments: Sequence[str], default: Any = None, *, flags: bool = False) -> Any:
+    """A dataclass from command-line options, of which booleans take a value or, as `flags`, none.
+
+    Raises ConfigError where tyro would print a box and exit.
+    """
     import tyro
 
     captured = io.StringIO()
     known = {} if default is None else {"default": default}
-    options = (tyro.conf.FlagConversionOff,)
+    options = (tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff,)
     try:
         with contextlib.redirect_stderr(captured):
             return tyro.cli(kind, args=list(arguments), prog=f"verigym {name}", config=options, **known)

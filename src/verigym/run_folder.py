@@ -17,11 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
+from verigym.agents.learners.batch import Values
+from verigym.agents.learners.policy import Columns
 from verigym.config import read_recipe
 from verigym.tasks.errors import ConfigError, RunError
 from verigym.verifiers.sandbox import Sandbox
 
 _KEPT = 2
+_GREY = "#757e8c"
 
 
 class RunFolder:
@@ -84,9 +87,10 @@ class RunFolder:
                 rows.append(json.loads(line))
         return rows
 
-    def write_episodes(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Writes every episode of a step."""
-        lines = (json.dumps(episode.to_json(), ensure_ascii=False) for episode in episodes)
+    def write_episodes(self, step: int, episodes: Sequence[Episode], columns: Columns | None = None) -> None:
+        """Writes every episode of a step, under `learner` with what the learner knew of its policy tokens."""
+        rows = (episode.to_json() | _learner_columns((columns or {}).get(episode, {})) for episode in episodes)
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
         data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
         # mtime=0: the same episodes give the same bytes.
         _write_atomically(self.episodes_path / f"{step:06d}.jsonl.gz", gzip.compress(data, compresslevel=1, mtime=0))
@@ -171,22 +175,33 @@ class RunFolder:
         rows = self.metrics()
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        for name, label, style in (
-            ("reward", "training reward", "-"),
-            ("pass_rate", "training pass rate", ":"),
-            ("eval/pass_rate", "held-out pass rate", "o-"),
+        for name, label, style, color in (
+            ("reward", "training reward", "-", "#4a7be0"),
+            ("pass_rate", "training pass rate", ":", "#d9742b"),
+            ("eval/pass_rate", "held-out pass rate", "o-", "#2f9e62"),
         ):
             points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=label)
-        axes.set_xlabel("step")
-        axes.set_title(self.path.name)
-        axes.grid(alpha=0.3)
+                axes.plot(*zip(*points, strict=True), style, label=label, color=color, markersize=4)
+        # No background, and a grey that reads on white and on black.
+        axes.set_title(self.path.name, color=_GREY, loc="left", fontweight="bold")
+        axes.set_xlabel("step", color=_GREY)
+        axes.tick_params(colors=_GREY)
+        axes.grid(color=_GREY, alpha=0.25)
+        axes.spines[:].set_visible(False)
         if axes.has_data():
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=_GREY)
         path = self.path / "reward.png"
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=150, transparent=True)
         return path
+
+
+def _learner_columns(columns: Mapping[str, Values]) -> dict[str, Any]:
+    rounded = {
+        name: [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in columns.items()
+    }
+    return {"learner": rounded} if rounded else {}
 
 
 def _write_atomically(path: Path, data: str | bytes) -> None:

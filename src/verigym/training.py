@@ -137,7 +137,7 @@ class Trainer:
                 times.mark("update")
                 report = self.sync.send(step + 1)
                 times.mark("sync")
-                self.folder.write_episodes(step + 1, [*collected.played, *collected.forks])
+                self.folder.write_episodes(step + 1, [*collected.played, *collected.forks], self.learner.columns)
                 self.step, self.position = step + 1, collected.position
                 played = {**episode_metrics(collected.played), **self.learner.statistics(collected.played)}
                 played |= collected.shares
