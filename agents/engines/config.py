@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from verigym.tasks.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Engine actors on a Ray cluster."""
+
+    actors: int = 2
+    """Actors, each with an engine and weights of its own."""
+    of: Literal["transformers", "vllm"] = "transformers"
+    """The engine of an actor."""
+    address: str | None = None
+    """The cluster's address, such as 10.0.0.1:6379, or auto on one of its machines; None starts one on this machine."""
+    cpus: float = 1.0
+    """CPU cores of each actor."""
+    gpus: float = 0.0
+    """GPUs of each actor: 1, a share of one, or 0 to play on CPU."""
+    timeout: float = 600.0
+    """Seconds without an answer, also while it starts, after which an actor counts as lost."""
+
+    def __post_init__(self) -> None:
+        if self.actors < 1:
+            raise ConfigError(f"engine.ray.actors must be at least 1, not {self.actors}")
+        if not self.cpus > 0 or not 0 <= self.gpus <= 1:
+            raise ConfigError("engine.ray.cpus must be above 0 and engine.ray.gpus lie in [0, 1]")
+        if not self.timeout > 0:
+            raise ConfigError(f"engine.ray.timeout must be above 0, not {self.timeout}")
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """The rollout engine of a run."""
 
-    kind: Literal["transformers", "vllm", "vllm-server"] = "transformers"
-    """The own KV loop over a transformers model, vLLM in this process, or a running vllm serve."""
+    kind: Literal["transformers", "vllm", "vllm-server", "ray"] = "transformers"
+    """The own KV loop over a transformers model, vLLM in this process, a running vllm serve, or actors on Ray."""
     url: str | None = None
     """vllm-server: its address, such as http://localhost:8000."""
     memory: float = 0.5
     """vllm: share of the GPU's memory for its weights and its KV cache."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """ray: the cluster and the actors."""
 
     def __post_init__(self) -> None:
         if (self.url is not None) != (self.kind == "vllm-server"):
             raise ConfigError("engine.url goes with engine.kind vllm-server, and only with it")
+        if self.ray != RayConfig() and self.kind != "ray":
+            raise ConfigError(f"settings of engine.ray are given, but engine.kind is {self.kind}; set it to ray")
         if not 0 < self.memory <= 1:
             raise ConfigError(f"engine.memory is a share of the GPU's memory, above 0 and at most 1, not {self.memory}")
 

@@ -137,6 +137,11 @@ class Engine(ABC):
     version: int = 0
     whole_layers: bool = False  # an update that has a tensor of a layer (`layer_of`) must have all of it
 
+    @property
+    def copies(self) -> int:
+        """Engines behind this one, with weights of their own: `score` of that many times the same asks each once."""
+        return 1
+
     @abstractmethod
     def submit(self, request: Request) -> None:
         """Queues a request. Raises EngineError if it can never fit."""

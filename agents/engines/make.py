@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.config import EngineConfig, RayConfig
 from verigym.agents.engines.engine import Engine
 
 
@@ -27,6 +29,13 @@ def make_engine(
 
         assert config.url is not None
         return VLLMServerEngine(config.url, model, dtype=dtype, slots=slots)
+    if config.kind == "ray":
+        from verigym.agents.engines.ray import RayEngine
+
+        of = replace(config, kind=config.ray.of, ray=RayConfig())
+        device = "cuda" if config.ray.gpus else "cpu"
+        make = partial(make_engine, of, dtype=dtype, device=device, slots=slots)
+        return RayEngine(make, model, config.ray, dtype=dtype)
     from verigym.agents.agent import load_model
     from verigym.agents.engines.transformers import TransformersEngine
 

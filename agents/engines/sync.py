@@ -1,6 +1,6 @@
 """Proof that the learner's weights reach the engine: what one scores, the other must score."""
 
-# K scores of the probe tokens, in nats
+# C copies of the engine, K scores of the probe tokens, in nats
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """Log-probabilities (K,) of the same tokens by both sides."""
+    """Log-probabilities of the same tokens by the learner (K,) and by each copy of the engine (C, K)."""
 
     learner: NDArray[np.float64]
     engine: NDArray[np.float64]
@@ -80,8 +80,8 @@ class WeightSync:
     on the learner's: the slope must be near 1, and little of the change may lie beside it. The noise is the
     difference between the two at the proven version. A change from which it leaves no slope to be told proves
     nothing: it is left to accumulate and reported as unproven. Episodes that were begun before an update of an idle
-    engine must go on with the new weights. Weights that the engine lets be read back (`held`) must
-    besides have the learner's sums, so that no tensor is too small to be missed.
+    engine must go on with the new weights. Weights that the engine lets be read back (`held`) must besides have the
+    learner's sums, so that no tensor is too small to be missed. Each copy of the engine is proven by itself.
 
     Raises SyncError if the engine does not follow.
     """
@@ -91,7 +91,7 @@ class WeightSync:
         vocabulary = model.config.get_text_config().vocab_size
         self.probes: list[list[int]] = np.random.default_rng(0).integers(0, vocabulary, (probes, length)).tolist()
         self.unproven = 0
-        self._proven = _Scores(np.zeros(0), np.zeros(0))
+        self._proven = _Scores(np.zeros(0), np.zeros((engine.copies, 0)))
 
     def start(self, version: int) -> None:
         """Sends all weights and takes them as the proven ones if both sides score alike."""
@@ -126,7 +126,7 @@ class WeightSync:
         embedding = self.model.get_input_embeddings().weight
         weight = next(weight for weight in self.weights if weight.tensor is embedding)
         with self._perturbed(weight, [embedding], 1.0):
-            begun = BegunEpisodes(self.engine, self.probes)
+            begun = self._begin(self.probes)
         gap = float(np.abs(begun.gaps(self._score_learner)).max())
         if not gap < self._precision.gap:
             raise SyncError(f"{_STALE} {gap:.2g} nats off")
@@ -135,7 +135,7 @@ class WeightSync:
     def send(self, version: int) -> SyncReport:
         """Sends all weights as `version` and checks that the engine's scores moved as the learner's did."""
         # the episodes of an engine that is at work show by themselves whether it forgets what it computed
-        begun = None if self.engine.pending else BegunEpisodes(self.engine, self.probes[:2])
+        begun = None if self.engine.pending else self._begin(self.probes[:2])
         self.engine.update_weights(self._tensors(), version)
         fault = f"version {version} did not reach the engine"
         self._compare_held(fault)
@@ -157,7 +157,9 @@ class WeightSync:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.unproven = int(state["unproven"])
-        self._proven = _Scores(np.array(state["learner"]), np.array(state["engine"]))
+        proven = _Scores(np.array(state["learner"]), np.array(state["engine"]))
+        if len(proven.engine) == self.engine.copies:  # of another number it starts anew
+            self._proven = proven
 
     def _follows(
         self, weight: Weight, part: Sequence[Tensor], probes: Sequence[Sequence[int]], before: _Scores, by: float
@@ -206,6 +208,12 @@ class WeightSync:
             found.setdefault(layer_of(weight.name), []).append(weight)
         return found
 
+    def _begin(self, probes: list[list[int]]) -> BegunEpisodes:
+        """An episode for each probe, and at least one in each copy of the engine: further ones are probes turned round."""
+        count = len(probes)
+        turned = [divmod(i, count) for i in range(max(count, self.engine.copies))]
+        return BegunEpisodes(self.engine, [probes[which][by:] + probes[which][:by] for by, which in turned])
+
     def _compare(self, before: _Scores, after: _Scores, fault: str) -> tuple[float, bool]:
         """Slope of the engine's change on the learner's, and whether that can be told from the noise."""
         change, followed = after.learner - before.learner, after.engine - before.engine
@@ -214,7 +222,8 @@ class WeightSync:
         # Both versions have noise, hence the root of 2.
         error = 2**0.5 * noise / max(size * len(change) ** 0.5, 1e-300)
         proven = error <= _STANDARD_ERROR
-        slope = float(change @ followed / (change @ change)) if proven else 1.0
+        slopes = followed @ change / (change @ change) if proven else np.ones(1)
+        slope = float(slopes[np.abs(slopes - 1).argmax()])  # of the copy that follows worst
         tolerance = self._precision.tolerance if proven else _ROUNDED.tolerance
         near = not proven or abs(slope - 1) < max(tolerance, _SLOPE_MARGIN * error)
         if not (near and astray < tolerance * size + _NOISE_MARGIN * noise):
@@ -254,8 +263,9 @@ class WeightSync:
         return _EXACT if self._dtype.itemsize >= 4 else _ROUNDED
 
     def _score(self, probes: Sequence[Sequence[int]]) -> _Scores:
-        learner, engine = self._score_learner(probes), self.engine.score(probes)
-        return _Scores(np.concatenate(learner), np.concatenate(engine).astype(np.float64))
+        learner, copies = self._score_learner(probes), self.engine.copies
+        engine = np.concatenate(self.engine.score([*probes] * copies)).astype(np.float64)
+        return _Scores(np.concatenate(learner), engine.reshape(copies, -1))
 
     @torch.no_grad()
     def _score_learner(self, probes: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
@@ -276,5 +286,5 @@ def _add_noise(tensor: Tensor, by: float) -> None:
 
 
 def _norm(values: NDArray[np.float64]) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(values**2)))
+    """Root mean square; of several rows the largest."""
+    return float(np.sqrt(np.mean(values**2, axis=-1)).max())

@@ -1,0 +1,311 @@
+"""Engines in actors on a Ray cluster as one rollout backend, which outlives the loss of any of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect
+from verigym.agents.engines.config import RayConfig
+from verigym.agents.engines.engine import Engine, Generation, Held, Request, first_line, refuse_impossible
+from verigym.tasks.errors import EngineError, VerigymError
+
+_LOG = logging.getLogger("verigym.ray")
+_SLICE = 0.02  # seconds that an actor generates before it reports
+_WAIT = 0.05  # seconds that a step waits for the next report
+# Episodes by which an actor may have more than another before a group is divided between the two.
+_TOGETHER = 16
+# Losses per actor, between two updates of the weights, beyond which something is wrong that no replacement mends.
+_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A method that an actor is running."""
+
+    answer: Any
+    method: str
+    serial: int  # of the last update that the actor has afterwards
+    since: float
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A place for an actor, and what the actor in it has to do. One call runs at a time."""
+
+    number: int
+    actor: Any = None
+    started: Started | None = None
+    serial: int = 0  # of the last update that the actor has
+    call: _Call | None = None
+    orders: list[Order] = field(default_factory=list)  # for its next call
+    open: dict[int, Request] = field(default_factory=dict)
+    episodes: set[int] = field(default_factory=set)
+
+
+class RayEngine(Engine):
+    """Requests go to the actors and generations come back; every actor has all weights.
+
+    An episode's turns go to one actor, and a group's episodes to the same one while that divides the work evenly:
+    keys and values are used again there. An update of the weights is put into the object store once, and each actor
+    fetches it.
+
+    An actor that dies, or gives no answer for `config.timeout` seconds, is replaced. Its open requests are run again
+    by the others, or by the new one: a request has all its tokens and the seed of its draws, so that nothing is lost,
+    and what the lost actor might still send is not taken. The new actor gets the weights before it serves.
+
+    Args:
+        make: makes an actor's engine, in the actor, from a checkpoint's folder or hub id.
+        model: the checkpoint. The files of a folder are sent to the actors.
+        config: the cluster and the actors.
+        dtype: the engines' precision.
+
+    Raises ConfigError if Ray is not installed, EngineError for a cluster that does not answer or has no room for the
+    actors, when actors are lost again and again, and for what an actor's engine refuses.
+    """
+
+    def __init__(
+        self, make: Callable[[str], Engine], model: str | Path, config: RayConfig, *, dtype: torch.dtype
+    ) -> None:
+        self._connected = connect(config)
+        import ray
+
+        self._ray, self._config, self._make, self.dtype = ray, config, make, dtype
+        self.lost = 0
+        self._losses = 0  # since the last update
+        self._updates: list[Update] = []  # what an actor that starts lacks: of each tensor the last one
+        self._homes: dict[int, _Seat] = {}  # by episode
+        self._prompts: dict[int, _Seat] = {}  # by the hash of a prompt
+        self._finished: list[Generation] = []
+        self._errors: list[VerigymError] = []
+        self._seats = [_Seat(number) for number in range(config.actors)]
+        try:
+            self._checkpoint = Checkpoint.put(model)
+            for seat in self._seats:
+                self._start(seat)
+            while not all(seat.started for seat in self._seats):
+                self._pump()
+                self._raise()
+        except BaseException:
+            self.close()
+            raise
+        (self._limit,) = {seat.started.max_context for seat in self._seats if seat.started}
+        self.whole_layers = any(seat.started.whole_layers for seat in self._seats if seat.started)
+
+    # The contract.
+
+    def submit(self, request: Request) -> None:
+        refuse_impossible(request, self.max_context)
+        self._place(request)
+
+    def step(self) -> list[Generation]:
+        self._advance()
+        self._pump()
+        self._advance()  # the actors go on while the environments answer
+        self._raise()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def cancel(self, request_id: int) -> None:
+        self._finished = [generation for generation in self._finished if generation.id != request_id]
+        for seat in self._seats:
+            if seat.open.pop(request_id, None) is not None:
+                seat.orders.append(("cancel", request_id))
+
+    def release(self, episode_id: int) -> None:
+        seat = self._homes.pop(episode_id, None)
+        if seat is not None:
+            seat.episodes.remove(episode_id)
+            seat.orders.append(("release", episode_id))
+
+    def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
+        sequences = [[int(token) for token in ids] for ids in token_ids]
+        bounds = [len(sequences) * i // len(self._seats) for i in range(len(self._seats) + 1)]
+        parts = [sequences[start:end] for start, end in pairwise(bounds)]
+        return [scores for part in self._ask("score", [(part, temperature) for part in parts]) for scores in part]
+
+    @torch.no_grad()
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        update = Update.put(tensors, version, self.dtype)
+        before, self._updates = self._updates, [u for u in self._updates if not u.names <= update.names] + [update]
+        self._prompts.clear()
+        self._losses = 0
+        while any(seat.started and not self._serves(seat) for seat in self._seats):
+            self._pump()
+        if self._errors:
+            self._updates = before
+        self._raise()
+        self.version = version
+
+    def held(self) -> list[Held]:
+        """Those of every actor; equal ones once."""
+        found = self._ask("held", [()] * len(self._seats))
+        return list(dict.fromkeys(held for actor in found for held in actor))
+
+    def sleep(self) -> None:
+        """The actors keep their memory: it is not the learner's."""
+
+    @property
+    def copies(self) -> int:
+        return len(self._seats)
+
+    @property
+    def pending(self) -> int:
+        return sum(len(seat.open) for seat in self._seats) + len(self._finished)
+
+    @property
+    def max_context(self) -> int:
+        return self._limit
+
+    def close(self) -> None:
+        for seat in self._seats:
+            if seat.actor is not None:
+                self._ray.kill(seat.actor)
+        self._seats, self._finished = [], []
+        if self._connected:
+            self._connected = False
+            self._ray.shutdown()
+
+    # Placement.
+
+    def _place(self, request: Request) -> None:
+        seat = self._homes.get(request.episode_id) or self._choose(request)
+        self._homes[request.episode_id] = seat
+        seat.episodes.add(request.episode_id)
+        seat.open[request.id] = request
+        seat.orders.append(("submit", request))
+
+    def _choose(self, request: Request) -> _Seat:
+        """Where an episode begins: beside those with the same prompt, unless that actor has too many."""
+        seats = [seat for seat in self._seats if self._serves(seat)] or self._seats
+        least = min(seats, key=lambda seat: len(seat.episodes))
+        prompt = hash(tuple(request.token_ids))
+        seat = self._prompts.get(prompt, least)
+        if seat not in seats or len(seat.episodes) - len(least.episodes) >= _TOGETHER:
+            seat = least
+        self._prompts[prompt] = seat
+        return seat
+
+    # Calls: each actor runs one at a time.
+
+    def _serves(self, seat: _Seat) -> bool:
+        """Whether an actor is there and has all weights."""
+        return seat.started is not None and not self._lacking(seat)
+
+    def _lacking(self, seat: _Seat) -> list[Update]:
+        return [update for update in self._updates if update.serial > seat.serial]
+
+    def _call(self, seat: _Seat, method: str, *arguments: Any) -> None:
+        serial = self._updates[-1].serial if method == "take" else seat.serial
+        seat.call = _Call(getattr(seat.actor, method).remote(*arguments), method, serial, time.monotonic())
+
+    def _advance(self) -> None:
+        for seat in self._seats:
+            if seat.open and seat.call is None and self._serves(seat):
+                orders, seat.orders = seat.orders, []
+                self._call(seat, "advance", orders, _SLICE)
+
+    def _ask(self, method: str, arguments: Sequence[tuple]) -> list[Any]:
+        """Every actor's answer; one that is lost is replaced and asked again."""
+        answers: dict[int, Any] = {}
+        while len(answers) < len(self._seats):
+            for seat, given in zip(self._seats, arguments, strict=True):
+                if seat.number not in answers and seat.call is None and self._serves(seat):
+                    self._call(seat, method, *given)
+            answers |= self._pump()
+            self._raise()
+        return [answers[seat.number] for seat in self._seats]
+
+    def _pump(self) -> dict[int, Any]:
+        """Takes in what the actors answer, and replaces those that are lost; returns answers to questions, by seat."""
+        for seat in self._seats:
+            if seat.call is None and (updates := self._lacking(seat)):
+                self._call(seat, "take", updates)
+        calls = {seat.call.answer: seat for seat in self._seats if seat.call is not None}
+        if not calls:
+            return {}
+        self._ray.wait(list(calls), num_returns=1, timeout=_WAIT)
+        done, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        answers: dict[int, Any] = {}
+        for seat in [calls[answer] for answer in done]:
+            self._receive(seat, answers)
+        for seat in self._seats:
+            if seat.call is not None and time.monotonic() - seat.call.since > self._config.timeout:
+                self._give_up(seat)
+        return answers
+
+    def _receive(self, seat: _Seat, answers: dict[int, Any]) -> None:
+        """The end of a seat's call."""
+        call, result = seat.call, None
+        assert call is not None
+        try:
+            result = self._ray.get(call.answer)
+        except self._ray.exceptions.RayTaskError as error:
+            self._errors.append(_said(error))
+        except self._ray.exceptions.RayError as error:
+            self._replace(seat, f"was lost ({first_line(error)})")
+            return
+        seat.call, seat.serial = None, call.serial
+        if result is None:
+            return
+        if call.method == "start":
+            seat.started = result
+        elif call.method == "advance":
+            # What is open no more was cancelled.
+            self._finished += [generation for generation in result if seat.open.pop(generation.id, None) is not None]
+        else:
+            answers[seat.number] = result
+
+    def _raise(self) -> None:
+        if self._errors:
+            error, self._errors = self._errors[0], []
+            raise error
+
+    # Losses.
+
+    def _start(self, seat: _Seat) -> None:
+        options = {"num_cpus": self._config.cpus, "num_gpus": self._config.gpus}
+        seat.actor = self._ray.remote(EngineActor).options(**options).remote()
+        seat.started, seat.serial = None, 0
+        self._call(seat, "start", self._make, self._checkpoint)
+
+    def _give_up(self, seat: _Seat) -> None:
+        if seat.started is None:
+            need, free = self._config, self._ray.available_resources()
+            raise EngineError(
+                f"a Ray actor did not start within {need.timeout:g} s; it needs {need.cpus:g} CPUs and {need.gpus:g} "
+                f"GPUs, and the cluster has {free.get('CPU', 0):g} and {free.get('GPU', 0):g} to give"
+            )
+        self._replace(seat, f"gave no answer for {self._config.timeout:g} s")
+
+    def _replace(self, seat: _Seat, why: str) -> None:
+        """Puts a new actor in a seat, and gives the requests of the old one to those that serve, or else to the new."""
+        self._ray.kill(seat.actor)
+        self.lost += 1
+        self._losses += 1
+        if self._losses > _LOSSES * len(self._seats):
+            raise EngineError(f"{self._losses} Ray actors were lost since the last update; the last one {why}")
+        _LOG.warning("Ray actor %d %s; it is replaced, and its %d requests run again", seat.number, why, len(seat.open))
+        for episode in seat.episodes:
+            del self._homes[episode]
+        requests = list(seat.open.values())
+        seat.orders, seat.open, seat.episodes = [], {}, set()
+        self._start(seat)
+        for request in requests:
+            self._place(request)
+
+
+def _said(error: Any) -> VerigymError:
+    """What an actor's engine raised, as it raised it, without the traceback of another process."""
+    cause = error.cause
+    return cause if isinstance(cause, VerigymError) else EngineError(f"a Ray actor failed: {first_line(cause)}")
