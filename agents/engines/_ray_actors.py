@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import tempfile
 import time
 import warnings
@@ -44,12 +45,20 @@ def connect(config: RayConfig) -> bool:
         cpus = max(os.cpu_count() or 1, ceil(config.actors * config.cpus))
         options |= {"include_dashboard": False, "num_cpus": cpus}
     try:
+        _require_listener(config.address)
         ray.init(address=config.address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise EngineError(
             f"no Ray cluster answers at '{config.address}': {first_line(error)}; start one with: ray start --head"
         ) from error
     return True
+
+
+def _require_listener(address: str | None) -> None:
+    """Raises OSError where nobody listens at host:port; Ray would go on trying for a quarter of an hour."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 @dataclass(frozen=True)

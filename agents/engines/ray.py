@@ -167,6 +167,11 @@ class RayEngine(Engine):
     def max_context(self) -> int:
         return self._limit
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._seats
+
     def close(self) -> None:
         for seat in self._seats:
             if seat.actor is not None:
