@@ -1,5 +1,6 @@
 """Learning runs and random kills (make test-slow)."""
 
+import contextlib
 import json
 import os
 import random
@@ -7,9 +8,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -99,6 +102,51 @@ def test_grpo_learns_as_much_with_vllm(warm_start: Path, tmp_path: Path) -> None
     with SERVE["serving"](run.checkpoint, tmp_path / "log") as url:
         agent = EndpointAgent(url, str(run.checkpoint), temperature=0.0)
         assert summarise(play_endpoint(agent, held_out, tasks=256, concurrency=16)).pass_rate >= 0.95
+
+
+def test_grpo_learns_as_much_with_two_actors_on_ray(warm_start: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'verigym[ray]')")
+    held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
+    values = {**read_recipe(RECIPES / "calculator_ray.yaml"), "model": str(warm_start), "run": str(tmp_path / "run")}
+    run = train(build(TrainConfig, values))
+    assert summarise(play(run.checkpoint, held_out, tasks=256)).pass_rate >= 0.95
+
+
+def kill_actors(stopped: threading.Event, killed: list[int]) -> None:
+    """Kills one engine actor of this process at random moments, five times or until it is stopped."""
+    rng = random.Random(0)
+    while len(killed) < 5 and not stopped.wait(rng.uniform(1.0, 6.0)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            mine = psutil.Process().children(recursive=True)
+            actors = [process for process in mine if "ray::EngineActor" in " ".join(process.cmdline())]
+            if actors:
+                victim = rng.choice(actors)
+                victim.kill()
+                killed.append(victim.pid)
+
+
+def test_actors_killed_at_random_moments_lose_and_double_no_episode(
+    warm_start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'verigym[ray]')")
+    values = {**read_recipe(RECIPE), "model": str(warm_start), "steps": 24, "eval_every": 0, "stop_at": None}
+    quiet = train(build(TrainConfig, {**values, "run": str(tmp_path / "quiet")}))
+    stopped, killed = threading.Event(), []
+    killer = threading.Thread(target=kill_actors, args=(stopped, killed))
+    killer.start()
+    try:
+        run = train(build(TrainConfig, {**values, "run": str(tmp_path / "killed"), "engine": {"kind": "ray"}}))
+    finally:
+        stopped.set()
+        killer.join()
+    assert 2 <= sum("it is replaced" in record.message for record in caplog.records) <= len(killed)
+    played = [
+        [(e.group_id, e.task_id, e.seed) for step in range(1, 25) for e in RunFolder(each.folder).episodes(step)]
+        for each in (quiet, run)
+    ]
+    assert played[0] == played[1]
+    assert len(played[1]) == 24 * 256
+    assert all(row["infra_errors"] == 0 for row in run.metrics if "reward" in row)
 
 
 def run_with_kills(config: TrainConfig, recipe: Path, kills: int, seed: int) -> None:

@@ -274,15 +274,13 @@ def test_actors_that_die_again_and_again_end_in_one_clear_line(sent_as_it_stands
 def test_what_an_actors_engine_refuses_is_said_as_it_says_it(cluster: None, tmp_path: Path) -> None:
     config = MistralConfig(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1, sliding_window=8)
     MistralForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(EngineError, match="^[^\\n]*sliding_attention[^\\n]*$"):
+    with pytest.raises(EngineError, match=r"^[^\n]*sliding_attention[^\n]*$"):
         make_engine(EngineConfig("ray", ray=RayConfig(actors=1)), tmp_path, dtype=torch.float32)
 
 
 def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, checkpoint: Path) -> None:
     config = RayConfig(actors=1, gpus=1, timeout=0.5)
-    with pytest.raises(
-        EngineError, match="did not start within 0.5 s; it needs 1 CPUs and 1 GPUs, and the cluster has"
-    ):
+    with pytest.raises(EngineError, match=r"within 0\.5 s; it needs 1 CPUs and 1 GPUs, and the cluster has"):
         RayEngine(PLAIN, checkpoint, config, dtype=torch.float32)
 
 
@@ -306,7 +304,7 @@ def test_wrong_settings_are_named(settings: dict, message: str) -> None:
 
 def test_lockstep_is_refused() -> None:
     values = {"model": "x", "envs": (EnvSpec("verigym/Calculator-v0"),), "engine": {"kind": "ray"}}
-    with pytest.raises(ConfigError, match="deterministic needs engine.kind transformers: ray promises no same bits"):
+    with pytest.raises(ConfigError, match="kind transformers: ray promises no same bits"):
         build(TrainConfig, {**values, "deterministic": True})
 
 

@@ -48,8 +48,9 @@ def connect(config: RayConfig) -> bool:
         _require_listener(config.address)
         ray.init(address=config.address or "local", **options)
     except (OSError, RuntimeError, ValueError) as error:
+        where = config.address or "local"
         raise EngineError(
-            f"no Ray cluster answers at '{config.address}': {first_line(error)}; start one with: ray start --head"
+            f"no Ray cluster answers at '{where}': {first_line(error)}; start one with: ray start --head"
         ) from error
     return True
 
