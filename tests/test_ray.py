@@ -195,6 +195,13 @@ class Deaf(TransformersEngine):
         return []
 
 
+class Forgetful(TransformersEngine):
+    """Takes no update at all."""
+
+    def update_weights(self, tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        super().update_weights([], version)
+
+
 class Hanging(TransformersEngine):
     """Never comes back from a step."""
 
@@ -246,6 +253,38 @@ def test_one_actor_that_holds_other_weights_is_caught(engine: RayEngine, checkpo
     with pytest.raises(SyncError, match=f"holds another {name}"):
         sync._compare_held("version 2")
     engine.update_weights(model.named_parameters(), 3)
+
+
+def sound_first(kind: type[TransformersEngine], claims: Path, count: int, checkpoint: str) -> Engine:
+    """The first engines that are made are sound, all later ones are of this kind."""
+    for number in range(count):
+        try:
+            (claims / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        kind = TransformersEngine
+        break
+    return kind(load_model(checkpoint), slots=8)
+
+
+def play_on(engine: Engine) -> None:
+    while True:
+        engine.run([ask(i, [1, 2, 3, i], 5) for i in range(8)])
+
+
+@pytest.mark.slow
+def test_a_new_actor_without_the_weights_is_caught_before_it_serves(
+    sent_as_it_stands: None, checkpoint: Path, tmp_path: Path
+) -> None:
+    make = partial(sound_first, Forgetful, tmp_path, 2)
+    engine = RayEngine(make, checkpoint, RayConfig(), dtype=torch.float32)
+    model = moved(load_model(checkpoint), 1e-3)
+    install(model)
+    WeightSync(model, engine).start(1)
+    kill(engine, 1)
+    with pytest.raises(SyncError, match=r"a new Ray actor scores .* nats beside the one that was lost"):
+        play_on(engine)
+    engine.close()
 
 
 @pytest.mark.slow

@@ -162,6 +162,11 @@ class EngineActor:
     def score(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[NDArray[np.float32]]:
         return self.engine.score(token_ids, temperature)
 
+    def prove(self, token_ids: Sequence[Sequence[int]], temperature: float, scored: Sequence[NDArray]) -> float:
+        """The largest difference, in nats, from what another actor scored."""
+        pairs = zip(self.engine.score(token_ids, temperature), scored, strict=True)
+        return max((float(np.abs(own - other).max(initial=0.0)) for own, other in pairs), default=0.0)
+
     def held(self) -> list[Held]:
         return self.engine.held()
 

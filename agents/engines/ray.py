@@ -18,7 +18,7 @@ from torch import Tensor
 from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Held, Request, first_line, refuse_impossible
-from verigym.tasks.errors import EngineError, VerigymError
+from verigym.tasks.errors import EngineError, SyncError, VerigymError
 
 _LOG = logging.getLogger("verigym.ray")
 _SLICE = 0.02  # seconds that an actor generates before it reports
@@ -27,6 +27,8 @@ _WAIT = 0.05  # seconds that a step waits for the next report
 _TOGETHER = 16
 # Losses per actor, between two updates of the weights, beyond which something is wrong that no replacement mends.
 _LOSSES = 3
+# Two actors with the same weights score alike to so many nats per token: exact weights, and rounded ones.
+_GAP, _ROUNDED_GAP = 1e-3, 0.5
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class _Seat:
     actor: Any = None
     started: Started | None = None
     serial: int = 0  # of the last update that the actor has
+    probe: tuple[Any, ...] | None = None  # what was scored here since the last update, and how
+    proven: bool = False  # whether this actor scored it so
     call: _Call | None = None
     orders: list[Order] = field(default_factory=list)  # for its next call
     open: dict[int, Request] = field(default_factory=dict)
@@ -62,7 +66,8 @@ class RayEngine(Engine):
 
     An actor that dies, or gives no answer for `config.timeout` seconds, is replaced. Its open requests are run again
     by the others, or by the new one: a request has all its tokens and the seed of its draws, so that nothing is lost,
-    and what the lost actor might still send is not taken. The new actor gets the weights before it serves.
+    and what the lost actor might still send is not taken. Before it serves, the new actor gets the weights, and must
+    score what was scored since their last update as the lost one did.
 
     Args:
         make: makes an actor's engine, in the actor, from a checkpoint's folder or hub id.
@@ -70,8 +75,9 @@ class RayEngine(Engine):
         config: the cluster and the actors.
         dtype: the engines' precision.
 
-    Raises ConfigError if Ray is not installed, EngineError for a cluster that does not answer or has no room for the
-    actors, when actors are lost again and again, and for what an actor's engine refuses.
+    Raises ConfigError if Ray is not installed; EngineError for a cluster that does not answer or has no room for the
+    actors, when actors are lost again and again, and for what an actor's engine refuses; SyncError for a new actor that
+    does not have the weights.
     """
 
     def __init__(
@@ -132,12 +138,17 @@ class RayEngine(Engine):
         sequences = [[int(token) for token in ids] for ids in token_ids]
         bounds = [len(sequences) * i // len(self._seats) for i in range(len(self._seats) + 1)]
         parts = [sequences[start:end] for start, end in pairwise(bounds)]
-        return [scores for part in self._ask("score", [(part, temperature) for part in parts]) for scores in part]
+        answers = self._ask("score", [(part, temperature) for part in parts])
+        for seat, part, answer in zip(self._seats, parts, answers, strict=True):
+            seat.probe, seat.proven = (part, temperature, answer), True
+        return [scores for answer in answers for scores in answer]
 
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         update = Update.put(tensors, version, self.dtype)
         before, self._updates = self._updates, [u for u in self._updates if not u.names <= update.names] + [update]
+        for seat in self._seats:
+            seat.probe = None
         self._prompts.clear()
         self._losses = 0
         while any(seat.started and not self._serves(seat) for seat in self._seats):
@@ -205,7 +216,7 @@ class RayEngine(Engine):
 
     def _serves(self, seat: _Seat) -> bool:
         """Whether an actor is there and has all weights."""
-        return seat.started is not None and not self._lacking(seat)
+        return seat.started is not None and not self._lacking(seat) and (seat.proven or seat.probe is None)
 
     def _lacking(self, seat: _Seat) -> list[Update]:
         return [update for update in self._updates if update.serial > seat.serial]
@@ -236,6 +247,8 @@ class RayEngine(Engine):
         for seat in self._seats:
             if seat.call is None and (updates := self._lacking(seat)):
                 self._call(seat, "take", updates)
+            elif seat.call is None and not seat.proven and seat.probe is not None:
+                self._call(seat, "prove", *seat.probe)
         calls = {seat.call.answer: seat for seat in self._seats if seat.call is not None}
         if not calls:
             return {}
@@ -265,6 +278,10 @@ class RayEngine(Engine):
             return
         if call.method == "start":
             seat.started = result
+        elif call.method == "prove":
+            seat.proven = True
+            if not result < (_GAP if self.dtype.itemsize >= 4 else _ROUNDED_GAP):
+                self._errors.append(SyncError(f"a new Ray actor scores {result:.2g} nats beside the one that was lost"))
         elif call.method == "advance":
             # What is open no more was cancelled.
             self._finished += [generation for generation in result if seat.open.pop(generation.id, None) is not None]
@@ -281,7 +298,7 @@ class RayEngine(Engine):
     def _start(self, seat: _Seat) -> None:
         options = {"num_cpus": self._config.cpus, "num_gpus": self._config.gpus}
         seat.actor = self._ray.remote(EngineActor).options(**options).remote()
-        seat.started, seat.serial = None, 0
+        seat.started, seat.serial, seat.proven = None, 0, False
         self._call(seat, "start", self._make, self._checkpoint)
 
     def _give_up(self, seat: _Seat) -> None:
