@@ -209,7 +209,7 @@ class WeightSync:
         return found
 
     def _begin(self, probes: list[list[int]]) -> BegunEpisodes:
-        """An episode for each probe, and at least one in each copy of the engine: further ones are probes turned round."""
+        """An episode for each probe, and one in each copy of the engine at least: others are probes turned round."""
         count = len(probes)
         turned = [divmod(i, count) for i in range(max(count, self.engine.copies))]
         return BegunEpisodes(self.engine, [probes[which][by:] + probes[which][:by] for by, which in turned])
