@@ -59,6 +59,26 @@ class Unreadable(FaultyEngine):
         return []
 
 
+class Twins(FaultyEngine):
+    """Two copies, of which the fault befalls the second."""
+
+    copies = 2
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.twin = Unreadable(copy.deepcopy(model))
+
+    def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        tensors = list(tensors)
+        TransformersEngine.update_weights(self, tensors, version)
+        self.twin.fault = self.fault
+        self.twin.update_weights(tensors, version)
+
+    def score(self, token_ids: Sequence[Sequence[int]], temperature: float = 1.0) -> list[NDArray[np.float32]]:
+        half = len(token_ids) // 2
+        return [*super().score(token_ids[:half], temperature), *self.twin.score(token_ids[half:], temperature)]
+
+
 def make_sync(
     *, tied: bool = False, dtype: torch.dtype = torch.float32, engine: type[TransformersEngine] = FaultyEngine
 ) -> WeightSync:
@@ -186,6 +206,25 @@ def test_a_weight_larger_than_what_is_read_at_a_time_is_read_whole(dtype: torch.
     held = Held.of(("name",), tensor)
     assert held.total == pytest.approx(float(tensor.double().sum()), rel=1e-10)
     assert held.squares == pytest.approx(float(tensor.double().square().sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_stale_copy_beside_a_sound_one_is_caught(dtype: torch.dtype) -> None:
+    sync = make_sync(engine=Twins, dtype=dtype)
+    assert sync.prove_each() == ()
+    change(sync.model, 1e-2, seed=1)
+    assert sync.send(1).proven
+    sync.engine.fault = lambda engine, tensors: []
+    change(sync.model, 1e-2, seed=2)
+    with pytest.raises(SyncError, match=r"version 2 did not reach the engine: its scores moved -?0\.0"):
+        sync.send(2)
+
+
+def test_a_sync_that_is_resumed_with_more_copies_begins_its_proof_anew() -> None:
+    one, two = make_sync(), make_sync(engine=Twins)
+    two.load_state_dict(one.state_dict())
+    change(two.model, 1e-3, seed=1)
+    assert two.send(1).proven
 
 
 def test_an_engine_that_moves_while_the_learner_stands_still_is_caught() -> None:
