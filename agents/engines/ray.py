@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class _Seat:
     proven: bool = False  # whether this actor scored it so
     call: _Call | None = None
     orders: list[Order] = field(default_factory=list)  # for its next call
-    open: dict[int, Request] = field(default_factory=dict)
+    open: dict[int, Request] = field(default_factory=dict)  # by a number that no other request ever has
     episodes: set[int] = field(default_factory=set)
 
 
@@ -92,6 +92,7 @@ class RayEngine(Engine):
         self._updates: list[Update] = []  # what an actor that starts lacks: of each tensor the last one
         self._homes: dict[int, _Seat] = {}  # by episode
         self._prompts: dict[int, _Seat] = {}  # by the hash of a prompt
+        self._numbers = count()
         self._finished: list[Generation] = []
         self._errors: list[VerigymError] = []
         self._seats = [_Seat(number) for number in range(config.actors)]
@@ -125,8 +126,9 @@ class RayEngine(Engine):
     def cancel(self, request_id: int) -> None:
         self._finished = [generation for generation in self._finished if generation.id != request_id]
         for seat in self._seats:
-            if seat.open.pop(request_id, None) is not None:
-                seat.orders.append(("cancel", request_id))
+            for number in [number for number, request in seat.open.items() if request.id == request_id]:
+                del seat.open[number]
+                seat.orders.append(("cancel", number))
 
     def release(self, episode_id: int) -> None:
         seat = self._homes.pop(episode_id, None)
@@ -140,7 +142,7 @@ class RayEngine(Engine):
         parts = [sequences[start:end] for start, end in pairwise(bounds)]
         answers = self._ask("score", [(part, temperature) for part in parts])
         for seat, part, answer in zip(self._seats, parts, answers, strict=True):
-            seat.probe, seat.proven = (part, temperature, answer), True
+            seat.probe = (part, temperature, answer)
         return [scores for answer in answers for scores in answer]
 
     @torch.no_grad()
@@ -198,8 +200,9 @@ class RayEngine(Engine):
         seat = self._homes.get(request.episode_id) or self._choose(request)
         self._homes[request.episode_id] = seat
         seat.episodes.add(request.episode_id)
-        seat.open[request.id] = request
-        seat.orders.append(("submit", request))
+        number = next(self._numbers)
+        seat.open[number] = request
+        seat.orders.append(("submit", replace(request, id=number)))
 
     def _choose(self, request: Request) -> _Seat:
         """Where an episode begins: beside those with the same prompt, unless that actor has too many."""
@@ -284,8 +287,10 @@ class RayEngine(Engine):
                 self._errors.append(SyncError(f"a new Ray actor scores {result:.2g} nats beside the one that was lost"))
         elif call.method == "advance":
             # What is open no more was cancelled.
-            self._finished += [generation for generation in result if seat.open.pop(generation.id, None) is not None]
+            ended = [(seat.open.pop(generation.id, None), generation) for generation in result]
+            self._finished += [replace(generation, id=request.id) for request, generation in ended if request]
         else:
+            seat.proven = seat.proven or call.method == "score"
             answers[seat.number] = result
 
     def _raise(self) -> None:
