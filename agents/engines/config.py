@@ -58,4 +58,6 @@ class EngineConfig:
     def require_bits(self) -> None:
         """Raises ConfigError if the engine does not promise the same bits for the same seed."""
         if self.kind != "transformers":
-            raise ConfigError("deterministic needs engine.kind transformers: vLLM does not promise the same bits")
+            raise ConfigError(
+                f"deterministic needs engine.kind transformers: {self.kind} does not promise the same bits"
+            )

@@ -165,9 +165,6 @@ class RayEngine(Engine):
         found = self._ask("held", [()] * len(self._seats))
         return list(dict.fromkeys(held for actor in found for held in actor))
 
-    def sleep(self) -> None:
-        """The actors keep their memory: it is not the learner's."""
-
     @property
     def copies(self) -> int:
         return len(self._seats)
