@@ -112,10 +112,12 @@ def test_grpo_learns_as_much_with_two_actors_on_ray(warm_start: Path, tmp_path: 
     assert summarise(play(run.checkpoint, held_out, tasks=256)).pass_rate >= 0.95
 
 
-def kill_actors(stopped: threading.Event, killed: list[int]) -> None:
-    """Kills one engine actor of this process at random moments, five times or until it is stopped."""
+def kill_actors(run: Path, stopped: threading.Event, killed: list[int]) -> None:
+    """After a run's first step kills five of its engine actors at random moments, or fewer if it is stopped."""
     rng = random.Random(0)
-    while len(killed) < 5 and not stopped.wait(rng.uniform(1.0, 6.0)):
+    while not RunFolder(run).metrics() and not stopped.wait(0.1):
+        pass
+    while len(killed) < 5 and not stopped.wait(rng.uniform(1.0, 8.0)):
         with contextlib.suppress(psutil.NoSuchProcess):
             mine = psutil.Process().children(recursive=True)
             actors = [process for process in mine if "ray::EngineActor" in " ".join(process.cmdline())]
@@ -132,7 +134,7 @@ def test_actors_killed_at_random_moments_lose_and_double_no_episode(
     values = {**read_recipe(RECIPE), "model": str(warm_start), "steps": 24, "eval_every": 0, "stop_at": None}
     quiet = train(build(TrainConfig, {**values, "run": str(tmp_path / "quiet")}))
     stopped, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_actors, args=(stopped, killed))
+    killer = threading.Thread(target=kill_actors, args=(tmp_path / "killed", stopped, killed))
     killer.start()
     try:
         run = train(build(TrainConfig, {**values, "run": str(tmp_path / "killed"), "engine": {"kind": "ray"}}))

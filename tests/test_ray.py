@@ -368,7 +368,7 @@ def test_wrong_settings_are_named(settings: dict, message: str) -> None:
 
 def test_lockstep_is_refused() -> None:
     values = {"model": "x", "envs": (EnvSpec("verigym/Calculator-v0"),), "engine": {"kind": "ray"}}
-    with pytest.raises(ConfigError, match="kind transformers: ray promises no same bits"):
+    with pytest.raises(ConfigError, match="kind transformers: ray does not promise the same bits"):
         build(TrainConfig, {**values, "deterministic": True})
 
 
