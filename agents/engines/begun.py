@@ -19,24 +19,35 @@ class BegunEpisodes:
 
     def __init__(self, engine: Engine, probes: Sequence[Sequence[int]]) -> None:
         self._engine, self._probes = engine, probes
-        room = engine.max_context - len(probes[0]) - 2 * _SAMPLING.max_new_tokens
-        self._prompts = [(list(probe) * _CACHED)[: min(_CACHED, room)] for probe in probes]
+        self._prompts = [self._long(probe) for probe in probes]
         self._turns = self._play(self._prompts)
 
-    def gaps(self, score: Callable[[Sequence[Sequence[int]]], Sequence[NDArray[np.float64]]]) -> NDArray[np.float64]:
+    def gaps(
+        self,
+        score: Callable[[Sequence[Sequence[int]]], Sequence[NDArray[np.float64]]],
+        unseen: Sequence[list[int]] = (),
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How far the log-probabilities of further tokens are from those by `score`, (tokens,) in nats.
 
-        The tokens are those of the second turns, and of new episodes with the same prompts. `score` gives for each
-        sequence of n ids the n - 1 log-probabilities of its tokens after the first, under the present weights.
+        First of the second turns, and of new episodes with the same prompts; then of episodes with prompts made from
+        `unseen`, of which an engine can have kept nothing. `score` gives for each sequence of n ids the n - 1
+        log-probabilities of its tokens after the first, under the present weights.
         """
         begun = zip(self._prompts, self._turns, self._probes, strict=True)
         prompts = [[*prompt, *turn, *probe] for prompt, (turn, _), probe in begun] + self._prompts
+        known = len(prompts)
+        prompts += [self._long(probe) for probe in unseen]
         turns = self._play(prompts)
         for episode in range(len(prompts)):
             self._engine.release(episode)
         wanted = score([[*prompt, *tokens] for prompt, (tokens, _) in zip(prompts, turns, strict=True)])
         gaps = [want[-len(got) :] - got for want, (_, got) in zip(wanted, turns, strict=True)]
-        return np.concatenate(gaps)
+        return np.concatenate(gaps[:known]), np.concatenate([*gaps[known:], np.zeros(0)])
+
+    def _long(self, probe: Sequence[int]) -> list[int]:
+        """A prompt made from a probe."""
+        room = self._engine.max_context - len(probe) - 2 * _SAMPLING.max_new_tokens
+        return (list(probe) * _CACHED)[: min(_CACHED, room)]
 
     def _play(self, prompts: Sequence[Sequence[int]]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
         """A turn of each episode: its tokens and their log-probabilities."""
