@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verigym.agents._live import Env, Live, messages_of
 from verigym.agents._workers import Call, Workers
@@ -173,6 +174,23 @@ class Collection:
                     finished += self.engine.step()
                 for generation in sorted(finished, key=lambda generation: order[generation.id]):
                     self._step(generation)
+
+    def gaps(self, taken: Sequence[Episode] = (), *, most: int = 2) -> NDArray[np.float64]:
+        """|score - log-probability|, in nats, of the tokens that the engine's present weights sampled.
+
+        They are those of `most` episodes of those in play, ended, or `taken` from here. The engine computes the scores
+        anew, without the keys and values with which the tokens were sampled.
+        """
+        playing = [(live.ids, live.logprobs, live.versions) for live in self.running.values()]
+        ended = [(one.token_ids.tolist(), one.logprobs, one.versions) for one in (*self.ended.values(), *taken)]
+        version, limit = self.engine.version, self.engine.max_context
+        fresh = [row for row in (*playing, *ended) if version in row[2] and len(row[0]) < limit][:most]
+        scores = self.engine.score([ids for ids, _, _ in fresh], self.owner.agent.temperature)
+        gaps = [
+            np.abs(score - np.asarray(logprobs)[1:])[np.asarray(versions)[1:] == version]
+            for score, (_, logprobs, versions) in zip(scores, fresh, strict=True)
+        ]
+        return np.concatenate([*gaps, np.zeros(0)])
 
     def _answers(self) -> bool:
         """Waits for every environment, goes on in the order of the plans; whether any episode asks for tokens."""

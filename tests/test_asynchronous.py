@@ -247,7 +247,7 @@ def check_episodes(run: Path, config: TrainConfig) -> None:
         ages = row["step"] - 1 - np.concatenate([episode.versions[episode.mask] for episode in episodes])
         assert ages.min() >= 0
         assert row["staleness_max"] <= ages.max() <= config.staleness
-        assert row["sampler_gap_max"] < 1e-4  # of tokens that the learner's own weights sampled
+        assert row["sampler_gap_max"] < 1e-4  # of one version
     assert len(seeds) == first
 
 

@@ -86,7 +86,6 @@ class MicroBatch:
         self.predicting = torch.from_numpy(np.concatenate(predicting)).to(device)  # (M,)
         self.targets = self._policy([episode.token_ids for episode in episodes], places, device)
         self.sampler_logprobs = self._policy([episode.logprobs for episode in episodes], places, device)
-        self.versions = self._policy([episode.versions for episode in episodes], places, device)
         lengths, rows = np.repeat([self.counts, range(len(self.counts))], self.counts, axis=1)
         self.lengths = torch.from_numpy(lengths).to(device)  # (M,) policy tokens of its episode
         self.rows = torch.from_numpy(rows).to(device)  # (M,) which of these episodes it belongs to

@@ -40,9 +40,7 @@ class GRPO(PolicyLearner):
         masked = [self.config.overlong == "mask" and episode.overlong for episode in episodes]
         return [value * math.nan if is_masked else value for value, is_masked in zip(values, masked, strict=True)]
 
-    def update(
-        self, episodes: Sequence[Episode], advantages: Sequence[Values], *, version: int | None = None
-    ) -> dict[str, float]:
+    def update(self, episodes: Sequence[Episode], advantages: Sequence[Values]) -> dict[str, float]:
         """One pass over the batch, in `minibatches` optimizer steps; returns the metrics of the pass.
 
         `loss` and `grad_norm` are means over the steps, `skipped_steps` their number with a gradient that was not
@@ -55,7 +53,7 @@ class GRPO(PolicyLearner):
             batches = [replace(batch, ref_logprobs=self._reference_logprobs(batch)) for batch in batches]
         seen: list[Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
-        metrics = self._metrics(seen, version)
+        metrics = self._metrics(seen)
         return {
             "loss": float(np.mean([step.loss for step in steps])),
             "grad_norm": float(np.mean([step.grad_norm for step in steps])),

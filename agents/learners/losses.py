@@ -297,34 +297,25 @@ def reduce(token_losses: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def policy_metrics(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    sampler_logprobs: Tensor,
-    mask: Tensor,
-    *,
-    same_version: Tensor | None = None,
-) -> dict[str, Tensor]:
+def policy_metrics(logprobs: Tensor, old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """How far the current, the old and the sampler's policy are apart, over the tokens of the mask.
 
     Every value is (). Pass the tokens of the whole step at once (flat is fine): an effective sample size is
     no mean of its parts.
     - `approximate_kl`: KL(old || new) by k3 on old's samples, in nats per token.
-    - `sampler_gap_mean`, `sampler_gap_max`: |old - sampler| in nats, the engine's noise, over the tokens that were
-      sampled with old's own weights, where `same_version` is 1 (None: all were).
+    - `sampler_gap_mean`, `sampler_gap_max`: |old - sampler| in nats, the engine's noise and its lag.
     - `effective_sample_share`: (sum w)^2 / (N sum w^2) with w = exp(old - sampler), 1 when the two agree.
     Without policy tokens all are 0. Raises ValueError for shapes that differ.
     """
     _require_shape(logprobs, old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask)
     policy = mask.bool()
     count = policy.sum().clamp(min=1)
-    compared = policy if same_version is None else policy & same_version.bool()
-    gap = torch.where(compared, (old_logprobs - sampler_logprobs).abs(), 0.0)
+    gap = torch.where(policy, (old_logprobs - sampler_logprobs).abs(), 0.0)
     weights = _ratio(old_logprobs, sampler_logprobs, policy) * policy
     smallest = torch.finfo(weights.dtype).tiny
     return {
         "approximate_kl": torch.where(policy, kl_estimate(old_logprobs, logprobs, "k3"), 0.0).sum() / count,
-        "sampler_gap_mean": gap.sum() / compared.sum().clamp(min=1),
+        "sampler_gap_mean": gap.sum() / count,
         "sampler_gap_max": gap.max() if gap.numel() else gap.sum(),
         "effective_sample_share": weights.sum().square() / (count * weights.square().sum()).clamp(min=smallest),
     }

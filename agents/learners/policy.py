@@ -46,14 +46,12 @@ from verigym.tasks.errors import ConfigError
 class Forward:
     """What the metrics need of one forward's policy tokens: all (M,).
 
-    `versions` are those of the sampler's weights. `log_ratio` is what the loss clips: of each token, or of its episode.
-    `kept` is False where the loss was masked.
+    `log_ratio` is what the loss clips: of each token, or of its episode. `kept` is False where the loss was masked.
     """
 
     logprobs: Tensor
     old_logprobs: Tensor
     sampler_logprobs: Tensor
-    versions: Tensor
     advantages: Tensor
     log_ratio: Tensor
     kept: Tensor
@@ -122,12 +120,8 @@ class PolicyLearner(ABC):
         """How much better than expected each episode, or each of its tokens, went; for `update`."""
 
     @abstractmethod
-    def update(self, episodes: Sequence[Episode], advantages: Any, *, version: int | None = None) -> dict[str, float]:
-        """Passes over the batch; returns its metrics.
-
-        `version` is that of the weights before the first step: the gap between sampler and learner is measured on the
-        tokens that these weights sampled. None: on all.
-        """
+    def update(self, episodes: Sequence[Episode], advantages: Any) -> dict[str, float]:
+        """Passes over the batch; returns its metrics."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the model's weights."""
@@ -188,7 +182,6 @@ class PolicyLearner(ABC):
                     logprobs.detach(),
                     old_logprobs,
                     micro.sampler_logprobs,
-                    micro.versions,
                     micro.advantages,
                     self._log_ratio(logprobs.detach() - old_logprobs, micro),
                     kept,
@@ -251,8 +244,8 @@ class PolicyLearner(ABC):
             dtype=dtype,
         )
 
-    def _metrics(self, seen: Sequence[Forward], version: int | None) -> dict[str, float]:
-        """Means over the policy tokens of all forwards; `version` as for `update`."""
+    def _metrics(self, seen: Sequence[Forward]) -> dict[str, float]:
+        """Means over the policy tokens of all forwards."""
 
         def flat(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in seen]) if seen else torch.zeros(0)
@@ -260,10 +253,7 @@ class PolicyLearner(ABC):
         kl, spread, kept = flat("kl"), flat("entropy"), flat("kept")
         every, count = torch.ones_like(kl), max(1, len(kl))
         low, high = self.settings.clip_bounds
-        same = None if version is None else flat("versions") == version
-        metrics = policy_metrics(
-            flat("logprobs"), flat("old_logprobs"), flat("sampler_logprobs"), every, same_version=same
-        )
+        metrics = policy_metrics(flat("logprobs"), flat("old_logprobs"), flat("sampler_logprobs"), every)
         metrics |= clip_shares(flat("log_ratio"), flat("advantages"), every, low=low, high=high)
         metrics |= {"entropy": spread.sum() / count, "kl": kl.sum() / count, "masked_share": (kept == 0).sum() / count}
         return {name: float(value) for name, value in metrics.items()}

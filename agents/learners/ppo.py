@@ -72,9 +72,7 @@ class PPO(PolicyLearner):
             advantages = _split(whiten(flat, torch.ones_like(flat)).numpy(), advantages)
         return Credit(kept, advantages, returns, values, old_logprobs, metrics)
 
-    def update(
-        self, episodes: Sequence[Episode], advantages: Credit, *, version: int | None = None
-    ) -> dict[str, float]:
+    def update(self, episodes: Sequence[Episode], advantages: Credit) -> dict[str, float]:
         """`epochs` passes over the batch, each in `minibatches` steps of policy and critic; returns the metrics.
 
         In the first `critic_warmup` batches the policy stays as it is.
@@ -96,7 +94,7 @@ class PPO(PolicyLearner):
         return {
             **_means(policy_steps, ""),
             **_means(critic_steps, "critic_"),
-            **self._metrics(seen, version),
+            **self._metrics(seen),
             **credit.metrics,
             **self._advance(credit.metrics["kl"], moved),
         }

@@ -73,8 +73,8 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     """What plays the episodes."""
     max_drift: float = 0.1
-    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's that stops the run, over
-    tokens of the learner's own version; with staleness 0 and a correction in the learner's settings it goes on."""
+    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's, for the same weights, that
+    stops the run; with staleness 0 and a correction in the learner's settings it goes on, with importance weights."""
     slots: int = 256
     """Requests that the rollout engine runs at a time."""
     concurrency: int = 512

@@ -71,7 +71,7 @@ def refuse_drift(metrics: Mapping[str, float], config: TrainConfig, step: int) -
     """Raises RunError if the engine samples from another distribution than the learner's, on the same weights.
 
     A correction that is set for that lets the run go on. One that is set for staleness does not: it is meant for
-    what older weights sampled, and `sampler_gap_mean` leaves these out.
+    what older weights sampled, and with staleness `sampler_gap_mean` is of one version (`Beside.gaps`).
     """
     gap = metrics["sampler_gap_mean"]
     if gap <= config.max_drift or (config.policy.correction != "none" and not config.staleness):

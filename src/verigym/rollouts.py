@@ -43,6 +43,10 @@ class Rollouts(ABC):
     def learn(self, update: Callable[[], T]) -> T:
         """The result of an update."""
 
+    def gaps(self) -> dict[str, float]:
+        """After `learn`, the metrics of the gap between sampler and learner, where the learner's own are not of it."""
+        return {}
+
     def pause(self) -> None:
         """Leaves the engine idle, for an evaluation. Raises RunInterrupted."""
 
@@ -107,6 +111,7 @@ class Beside(Rollouts):
         self.collection = Collection(collector, on_progress)
         self.groups: deque[_Group] = deque()
         self.learner: Batcher[Callable[[], Any], Any] = Batcher(lambda updates: [update() for update in updates], 1)
+        self._taken: list[Episode] = []  # by the last `play`
         self._steps = steps
         self._room = self._most()
 
@@ -123,6 +128,7 @@ class Beside(Rollouts):
         self._room -= groups
         plans = [plan for group in taken for plan in group.plans]
         episodes = self.collection.take([number for group in taken for number in group.numbers])
+        self._taken = episodes
         return plans, episodes, taken[-1].position
 
     def learn(self, update: Callable[[], T]) -> T:
@@ -143,6 +149,16 @@ class Beside(Rollouts):
         self._steps -= 1
         self._room = self._most()
         return result
+
+    def gaps(self) -> dict[str, float]:
+        """The learner's log-probabilities of older tokens differ from the sampler's as they should. Like is compared
+        with like: the engine scores again what its weights sampled last, and the proof of sync says that these are the
+        learner's."""
+        gaps = self.collection.gaps(self._taken)
+        return {
+            "sampler_gap_mean": float(gaps.mean()) if gaps.size else 0.0,
+            "sampler_gap_max": float(gaps.max(initial=0)),
+        }
 
     def pause(self) -> None:
         while self.collection.running:

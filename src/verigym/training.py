@@ -162,9 +162,10 @@ class Trainer:
         """The learner's step; how old its tokens are is told with it."""
         learner, version = self.learner, self.step
         ages = staleness_metrics(episodes, version, self.config.staleness)
-        metrics = self.rollouts.learn(lambda: learner.update(episodes, learner.advantages(episodes), version=version))
+        metrics = self.rollouts.learn(lambda: learner.update(episodes, learner.advantages(episodes)))
+        metrics |= ages | self.rollouts.gaps()
         refuse_drift(metrics, self.config, version + 1)
-        return metrics | ages
+        return metrics
 
     def _collect(self) -> _Collected:
         """The step's groups; with dynamic sampling, further ones in the place of those that teach nothing."""
