@@ -178,17 +178,19 @@ class Collection:
     def gaps(self, taken: Sequence[Episode] = (), *, most: int = 2) -> NDArray[np.float64]:
         """|score - log-probability|, in nats, of the tokens that the engine's present weights sampled.
 
-        They are those of `most` episodes of those in play, ended, or `taken` from here. The engine computes the scores
-        anew, without the keys and values with which the tokens were sampled.
+        They are those of `most` episodes of those in play, ended, or `taken` from here, those of the oldest weights first. The
+        engine computes the scores anew, without the keys and values with which the tokens were sampled.
         """
         playing = [(live.ids, live.logprobs, live.versions) for live in self.running.values()]
         ended = [(one.token_ids.tolist(), one.logprobs, one.versions) for one in (*self.ended.values(), *taken)]
+        rows = [(ids, np.array(logprobs), np.array(versions)) for ids, logprobs, versions in (*playing, *ended)]
         version, limit = self.engine.version, self.engine.max_context
-        fresh = [row for row in (*playing, *ended) if version in row[2] and len(row[0]) < limit][:most]
-        scores = self.engine.score([ids for ids, _, _ in fresh], self.owner.agent.temperature)
+        fresh = [row for row in rows if version in row[2] and len(row[0]) < limit]
+        oldest = sorted(fresh, key=lambda row: int(row[2][row[2] >= 0].min()))[:most]
+        scores = self.engine.score([ids for ids, _, _ in oldest], self.owner.agent.temperature)
         gaps = [
-            np.abs(score - np.asarray(logprobs)[1:])[np.asarray(versions)[1:] == version]
-            for score, (_, logprobs, versions) in zip(scores, fresh, strict=True)
+            np.abs(score - logprobs[1:])[versions[1:] == version]
+            for score, (_, logprobs, versions) in zip(scores, oldest, strict=True)
         ]
         return np.concatenate([*gaps, np.zeros(0)])
 
