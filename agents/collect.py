@@ -178,8 +178,8 @@ class Collection:
     def gaps(self, taken: Sequence[Episode] = (), *, most: int = 2) -> NDArray[np.float64]:
         """|score - log-probability|, in nats, of the tokens that the engine's present weights sampled.
 
-        They are those of `most` episodes of those in play, ended, or `taken` from here, those of the oldest weights first. The
-        engine computes the scores anew, without the keys and values with which the tokens were sampled.
+        They are those of `most` episodes in play, ended, or `taken`; those that older weights began come first.
+        The engine computes the scores anew, without the keys and values with which the tokens were sampled.
         """
         playing = [(live.ids, live.logprobs, live.versions) for live in self.running.values()]
         ended = [(one.token_ids.tolist(), one.logprobs, one.versions) for one in (*self.ended.values(), *taken)]
