@@ -32,7 +32,7 @@ from verigym.envs.mixture import EnvSpec
 from verigym.envs.spaces import TextSpace
 from verigym.training import train
 
-TURNS, TURN_TOKENS = 3, 24
+TURNS, TURN_TOKENS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Options:
 
     staleness: tuple[int, ...] = (1, 4)
     """Runs to compare with staleness 0."""
-    repeats: int = 3
+    repeats: int = 5
     """Runs of each."""
     threads: int = 1
     """Threads of torch, for learner and engine each."""
-    steps: int = 12
+    steps: int = 10
     """Steps of a run."""
-    groups: int = 8
+    groups: int = 4
     """Groups of a step."""
-    group_size: int = 8
+    group_size: int = 4
     """Episodes of a group."""
     delay: float = 0.2
     """Seconds that an answer takes at most."""

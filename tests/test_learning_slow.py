@@ -55,11 +55,12 @@ def test_grpo_learns_to_use_the_calculator(warm_start: Path, tmp_path: Path) -> 
     assert after.pass_rate >= 0.95
 
 
-@pytest.mark.parametrize("staleness", [1, 4])
-def test_grpo_learns_as_much_beside_its_rollouts(warm_start: Path, tmp_path: Path, staleness: int) -> None:
+# What is learned shows four versions late: at the recipe's rate the policy overshoots and falls back.
+@pytest.mark.parametrize(("staleness", "lr"), [(1, 3e-4), (4, 1e-4)])
+def test_grpo_learns_as_much_beside_its_rollouts(warm_start: Path, tmp_path: Path, staleness: int, lr: float) -> None:
     held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
     values = {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run"), "staleness": staleness}
-    values["grpo"] = {**values["grpo"], "correction": "token"}
+    values["grpo"] = {**values["grpo"], "correction": "token", "lr": lr}
     run = train(build(TrainConfig, values))
     steps = [row for row in run.metrics if "reward" in row]
     assert max(row["staleness_max"] for row in steps) == staleness
