@@ -41,11 +41,11 @@ class Options:
 
     staleness: tuple[int, ...] = (1, 4)
     """Runs to compare with staleness 0."""
-    repeats: int = 5
+    repeats: int = 3
     """Runs of each."""
     threads: int = 1
     """Threads of torch, for learner and engine each."""
-    steps: int = 10
+    steps: int = 20
     """Steps of a run."""
     groups: int = 4
     """Groups of a step."""
