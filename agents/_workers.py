@@ -29,7 +29,7 @@ class Workers:
         self.timeout = timeout
         self._count, self._threads = count, 0
         self._waiting: SimpleQueue[Call | None] = SimpleQueue()
-        self._done: SimpleQueue[Call] = SimpleQueue()
+        self._done: SimpleQueue[Call | None] = SimpleQueue()  # None wakes who waits for a call
         self._open: dict[Any, Call] = {}
         self._lock = threading.Lock()  # a call ends once: by its result, or by the time limit
 
@@ -49,17 +49,21 @@ class Workers:
 
     def take(self, wait: float) -> list[Call]:
         """The calls that ended, waiting up to `wait` seconds for the first; one that timed out has a TimeoutError."""
-        ended: list[Call] = []
+        done: list[Call | None] = []
         try:
-            ended.append(self._done.get(timeout=wait) if wait > 0 else self._done.get_nowait())
+            done.append(self._done.get(timeout=wait) if wait > 0 else self._done.get_nowait())
             while True:
-                ended.append(self._done.get_nowait())
+                done.append(self._done.get_nowait())
         except Empty:
             pass
-        ended += self._overdue()
+        ended = [*filter(None, done), *self._overdue()]
         for call in ended:
             self._open.pop(call.key, None)
         return ended
+
+    def wake(self) -> None:
+        """Ends a `take` that waits; callable from any thread."""
+        self._done.put(None)
 
     def close(self) -> None:
         """Lets the idle threads end; a thread in a hanging call ends with the process."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verigym.agents._live import Env, Live, messages_of
 from verigym.agents._workers import Call, Workers
@@ -84,12 +87,14 @@ class Collector:
 
     def collect(self, plans: Sequence[Plan], on_progress: Callable[[], None] = lambda: None) -> list[Episode]:
         """The episodes, in the order of the plans."""
-        run = _Collection(self, plans, on_progress)
+        collection = Collection(self, on_progress)
+        numbers = collection.add(plans)
         try:
-            return run.lockstep() if self.deterministic else run.overlapped()
+            collection.lockstep() if self.deterministic else collection.overlapped()
         except BaseException:
-            run.abandon()
+            collection.abandon()
             raise
+        return collection.take(numbers)
 
     def close(self) -> None:
         """Closes the environments and lets the threads end."""
@@ -108,47 +113,86 @@ class Collector:
                 raise ConfigError(f"{spec.id} cannot be forked: it has no method snapshot()")
 
 
-class _Collection:
-    """One call of `Collector.collect`."""
+class Collection:
+    """Episodes in play: plans are added, and episodes taken when they have ended, at any time.
 
-    def __init__(self, owner: Collector, plans: Sequence[Plan], on_progress: Callable[[], None]) -> None:
+    Driven by the thread that drives the engine. Episodes are numbered in the order in which their plans were added.
+    """
+
+    def __init__(self, owner: Collector, on_progress: Callable[[], None] = lambda: None) -> None:
         self.owner, self.engine, self.on_progress = owner, owner.agent.engine, on_progress
-        specs = owner.pool.specs
-        self.lives = [
-            Live(index, plan, specs[plan.env].id, owner.agent.chat, snapshots=owner.snapshots)
-            for index, plan in enumerate(plans)
-        ]
-        self.episodes: dict[int, Episode] = {}
+        self.waiting: deque[Live] = deque()  # not begun
         self.running: dict[int, Live] = {}  # by request id
+        self.ended: dict[int, Episode] = {}  # by number
         self.prompts: dict[str, list[int]] = {}  # ids by what was asked
+        self._numbers = count()
 
-    def overlapped(self) -> list[Episode]:
-        queue = list(reversed(self.lives))
-        while len(self.episodes) < len(self.lives):
-            self._check()
-            while queue and len(self.lives) - len(queue) - len(self.episodes) < self.owner.concurrency:
-                self._reset(queue.pop())
-            for call in self.owner.workers.take(0.0 if self.engine.pending else 0.1):
-                self._go_on(call)
-            for generation in self.engine.step() if self.engine.pending else ():
-                self._step(generation)
-        return [self.episodes[index] for index in range(len(self.lives))]
+    def add(self, plans: Sequence[Plan]) -> list[int]:
+        """Plans to play after those that wait; the numbers of their episodes."""
+        specs, owner = self.owner.pool.specs, self.owner
+        numbers = [next(self._numbers) for _ in plans]
+        self.waiting.extend(
+            Live(number, plan, specs[plan.env].id, owner.agent.chat, snapshots=owner.snapshots)
+            for number, plan in zip(numbers, plans, strict=True)
+        )
+        return numbers
 
-    def lockstep(self) -> list[Episode]:
-        for start in range(0, len(self.lives), self.owner.concurrency):
-            wave = self.lives[start : start + self.owner.concurrency]
+    def take(self, numbers: Sequence[int]) -> list[Episode]:
+        """Episodes that have ended, which are forgotten here."""
+        self.prompts.clear()  # whoever asks the same again computes the same ids
+        return [self.ended.pop(number) for number in numbers]
+
+    def overlapped(self) -> None:
+        """Plays to the end; whoever is ready goes on."""
+        while self.waiting or self.running:
+            self.advance()
+
+    def advance(self, *, begin: bool = True) -> None:
+        """One step of the engine, and of every environment that has answered; without either, a short wait.
+
+        Raises RunInterrupted. Without `begin` no episode is begun.
+        """
+        self._check()
+        while begin and self.waiting and len(self.running) < self.owner.concurrency:
+            self._reset(self.waiting.popleft())
+        for call in self.owner.workers.take(0.0 if self.engine.pending else 0.1):
+            self._go_on(call)
+        for generation in self.engine.step() if self.engine.pending else ():
+            self._step(generation)
+
+    def lockstep(self) -> None:
+        """Plays to the end, in rounds."""
+        while self.waiting:
+            wave = [self.waiting.popleft() for _ in range(min(self.owner.concurrency, len(self.waiting)))]
             for live in wave:
                 self._reset(live)
+            order = {live.request_id: index for index, live in enumerate(wave)}
             while self._answers():
-                requests = [live.request_id for live in wave if live.index not in self.episodes]
-                order = {request_id: index for index, request_id in enumerate(requests)}
                 finished: list[Generation] = []
                 while self.engine.pending:
                     self._check()
                     finished += self.engine.step()
                 for generation in sorted(finished, key=lambda generation: order[generation.id]):
                     self._step(generation)
-        return [self.episodes[index] for index in range(len(self.lives))]
+
+    def gaps(self, taken: Sequence[Episode] = (), *, most: int = 2) -> NDArray[np.float64]:
+        """|score - log-probability|, in nats, of the tokens that the engine's present weights sampled.
+
+        They are those of `most` episodes in play, ended, or `taken`; those that older weights began come first.
+        The engine computes the scores anew, without the keys and values with which the tokens were sampled.
+        """
+        playing = [(live.ids, live.logprobs, live.versions) for live in self.running.values()]
+        ended = [(one.token_ids.tolist(), one.logprobs, one.versions) for one in (*self.ended.values(), *taken)]
+        rows = [(ids, np.array(logprobs), np.array(versions)) for ids, logprobs, versions in (*playing, *ended)]
+        version, limit = self.engine.version, self.engine.max_context
+        fresh = [row for row in rows if version in row[2] and len(row[0]) < limit]
+        oldest = sorted(fresh, key=lambda row: int(row[2][row[2] >= 0].min()))[:most]
+        scores = self.engine.score([ids for ids, _, _ in oldest], self.owner.agent.temperature)
+        gaps = [
+            np.abs(score - logprobs[1:])[versions[1:] == version]
+            for score, (_, logprobs, versions) in zip(scores, oldest, strict=True)
+        ]
+        return np.concatenate([*gaps, np.zeros(0)])
 
     def _answers(self) -> bool:
         """Waits for every environment, goes on in the order of the plans; whether any episode asks for tokens."""
@@ -162,12 +206,13 @@ class _Collection:
 
     def abandon(self) -> None:
         """Drops everything that runs: requests, cached keys and values, environments."""
+        self.waiting.clear()
         self.owner.workers.abandon()
         for request_id, live in self.running.items():
             live.given_up = True
             self.engine.cancel(request_id)
             self.engine.release(request_id)
-            if live.env is not None and live.index not in self.episodes:
+            if live.env is not None:
                 _close_in_background(live.env)
 
     def _check(self) -> None:
@@ -231,13 +276,13 @@ class _Collection:
         self._end(live, live.episode(verdict, Truncation.FAILURE))
 
     def _end(self, live: Live, episode: Episode) -> None:
-        self.episodes[live.index] = episode
+        self.ended[live.index] = episode
         self.engine.release(live.request_id)
         del self.running[live.request_id]
         if live.env is not None:
             self.owner.pool.give_back(live.plan.env, live.env)
             live.env = None
-        self.owner.progress = (len(self.episodes), len(self.lives))
+        self.owner.progress = (len(self.ended), len(self.ended) + len(self.running) + len(self.waiting))
         self.on_progress()
 
 

@@ -64,6 +64,16 @@ def test_the_gpu_benchmark_fills_its_table_on_a_machine_without_one(tmp_path: Pa
     assert all(row["tokens_per_second"] > 0 for row in rows[:5])
 
 
+def test_the_scale_benchmark_plays_the_same_episodes_in_turn_and_beside(tmp_path: Path) -> None:
+    sizes = "--repeats 1 --steps 2 --groups 2 --group-size 2 --delay 0.01 --staleness 1 2"
+    shown = run("scale.py", *sizes.split(), "--output", str(tmp_path / "figures.json"))
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert list(found) == ["0", "1", "2"]
+    assert all(result["episodes"] == 8 and result["wall"] > result["in_step"] > 0 for (result,) in found.values())
+    assert found["0"][0]["staleness"] == 0
+    assert "ratio" in shown
+
+
 WAYS = ["model.generate", "transformers engine"]
 
 

@@ -69,6 +69,17 @@ def test_drift_is_measured_in_every_step_and_corrected_where_that_is_asked_for(t
 
 
 @pytest.mark.usefixtures("drifting")
+def test_drift_stops_a_run_that_plays_beside_the_learner_though_older_tokens_are_corrected(tmp_path: Path) -> None:
+    changes = {"staleness": 1, "steps": 8, "grpo": {"correction": "token"}}
+    with pytest.raises(
+        RunError, match=r"log-probabilities are 0\.3 nats .*; find out why, or raise max_drift to go on"
+    ):
+        train(config(tmp_path, **changes))
+    rows = RunFolder(tmp_path / "run").metrics()
+    assert max(row["sampler_gap_max"] for row in rows) < 1e-5
+
+
+@pytest.mark.usefixtures("drifting")
 def test_a_higher_limit_lets_a_run_go_on(tmp_path: Path) -> None:
     assert len(train(config(tmp_path, max_drift=0.5)).metrics) == 2
 

@@ -55,6 +55,9 @@ class TrainConfig:
     """Tokens per turn where the environment sets no budget."""
     deterministic: bool = False
     """Lockstep: the same seed gives the same bits, at some cost in speed. Otherwise episodes overlap."""
+    staleness: int = 0
+    """Versions by which the weights that sampled a token may be older than those that learn from it: above 0 episodes
+    are played while the learner updates (it needs a correction in the learner's settings); 0 takes turns."""
     seed: int = 0
     """Seed of everything: tasks, episodes, sampling."""
     eval_every: int = 0
@@ -70,8 +73,8 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     """What plays the episodes."""
     max_drift: float = 0.1
-    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's that stops the run; with a
-    correction in the learner's settings it goes on, with importance weights."""
+    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's, for the same weights, that
+    stops the run; with staleness 0 and a correction in the learner's settings it goes on, with importance weights."""
     slots: int = 256
     """Requests that the rollout engine runs at a time."""
     concurrency: int = 512
@@ -115,6 +118,7 @@ class TrainConfig:
             raise ConfigError(f"max_drift must be above 0, not {self.max_drift}")
         if self.deterministic:
             self.engine.require_bits()
+        self._check_staleness()
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be above 0 in training, not {self.temperature}")
         alone = self.grpo.advantages in ("reinforce++", "turn_fork")
@@ -129,6 +133,23 @@ class TrainConfig:
             raise ConfigError(
                 f"lr_warmup is {self.policy.lr_warmup} of {self.steps} steps: the learning rate never falls"
             )
+
+    def _check_staleness(self) -> None:
+        if self.staleness < 0:
+            raise ConfigError(f"staleness must be at least 0, not {self.staleness}")
+        if not self.staleness:
+            return
+        if self.policy.correction == "none":
+            raise ConfigError(
+                f"staleness {self.staleness} learns from tokens of older weights: set correction to token or sequence "
+                f"in the settings of {self.learner}"
+            )
+        if self.deterministic:
+            raise ConfigError("deterministic needs staleness 0: what is played beside the learner is never the same")
+        if self.forks:
+            raise ConfigError("turn_fork compares continuations by one policy: it needs staleness 0")
+        if self.engine.kind == "vllm-server":
+            raise ConfigError("staleness needs an engine that takes weights while requests run; a vllm-server does not")
 
     @property
     def policy(self) -> PolicyConfig:

@@ -51,12 +51,33 @@ def sync_metrics(report: SyncReport) -> dict[str, Any]:
     return {"sync/version": report.version, "sync/slope": report.slope, "sync/proven": float(report.proven)}
 
 
-def refuse_drift(metrics: Mapping[str, float], config: TrainConfig, step: int) -> None:
-    """Raises RunError if the engine sampled from another distribution than the learner's, and nothing corrects it."""
-    gap = metrics["sampler_gap_mean"]
-    if not gap <= config.max_drift and config.policy.correction == "none":
+def staleness_metrics(episodes: Sequence[Episode], version: int, allowed: int) -> dict[str, float]:
+    """Versions between the weights that sampled each policy token and `version`, which learns from it.
+
+    Raises RunError for a token that is more than `allowed` versions old, or newer than the learner.
+    """
+    ages = version - np.concatenate([episode.versions[episode.mask] for episode in episodes] or [np.zeros(0, np.int64)])
+    if not ages.size:
+        return {"staleness_mean": 0.0, "staleness_max": 0.0}
+    if not (ages.min() >= 0 and ages.max() <= allowed):
         raise RunError(
-            f"in step {step} the engine's log-probabilities are {gap:.2g} nats per token off the learner's, above "
-            f"max_drift {config.max_drift:g}; find out why, or set correction to token in the settings of "
-            f"{config.learner} to go on with importance weights"
+            f"step {version + 1} would learn from tokens that are {ages.min()} to {ages.max()} versions old; at most "
+            f"{allowed} are allowed (staleness)"
         )
+    return {"staleness_mean": float(ages.mean()), "staleness_max": float(ages.max())}
+
+
+def refuse_drift(metrics: Mapping[str, float], config: TrainConfig, step: int) -> None:
+    """Raises RunError if the engine samples from another distribution than the learner's, on the same weights.
+
+    A correction that is set for that lets the run go on. One that is set for staleness does not: it is meant for
+    what older weights sampled, and with staleness `sampler_gap_mean` is of one version (`Beside.gaps`).
+    """
+    gap = metrics["sampler_gap_mean"]
+    if gap <= config.max_drift or (config.policy.correction != "none" and not config.staleness):
+        return
+    remedy = "raise max_drift" if config.staleness else f"set correction to token in the settings of {config.learner}"
+    raise RunError(
+        f"in step {step} the engine's log-probabilities are {gap:.2g} nats per token off the learner's, above "
+        f"max_drift {config.max_drift:g}; find out why, or {remedy} to go on with importance weights"
+    )

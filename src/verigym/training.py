@@ -26,7 +26,8 @@ from verigym.display import Display
 from verigym.evaluation import Evaluation, summarise
 from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
-from verigym.metrics import Times, episode_metrics, refuse_drift, sync_metrics
+from verigym.metrics import Times, episode_metrics, refuse_drift, staleness_metrics, sync_metrics
+from verigym.rollouts import make_rollouts
 from verigym.run_folder import RunFolder
 from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
@@ -119,6 +120,10 @@ class Trainer:
         self._restore(state)
         self.loggers = open_loggers(config, self.folder.path, self.step)
         self.display = Display(config, self.collector)
+        left = config.steps - self.step
+        self.rollouts = make_rollouts(
+            config, self.collector, self.sampler, steps=left, on_progress=self.display.refresh
+        )
 
     def run(self) -> None:
         """Steps to the end, five verbs each. Ctrl-C leaves a checkpoint to go on from."""
@@ -154,11 +159,12 @@ class Trainer:
         self.folder.plot()
 
     def _learn(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        """The learner's step, while the engine gives it its memory."""
-        self.agent.engine.sleep()
-        metrics = self.learner.update(episodes, self.learner.advantages(episodes))
-        self.agent.engine.wake()
-        refuse_drift(metrics, self.config, self.step + 1)
+        """The learner's step; how old its tokens are is told with it."""
+        learner, version = self.learner, self.step
+        ages = staleness_metrics(episodes, version, self.config.staleness)
+        metrics = self.rollouts.learn(lambda: learner.update(episodes, learner.advantages(episodes)))
+        metrics |= ages | self.rollouts.gaps()
+        refuse_drift(metrics, self.config, version + 1)
         return metrics
 
     def _collect(self) -> _Collected:
@@ -169,8 +175,7 @@ class Trainer:
         used: list[Episode] = []
         for _ in range(1 + config.dynamic_sampling):
             missing = config.groups - len(used) // config.group_size
-            plans, position = self.sampler.plan(position, missing, config.group_size, unlocked=self.unlocked)
-            episodes = self.collector.collect(plans, on_progress=self.display.refresh)
+            plans, episodes, position = self.rollouts.play(position, missing, unlocked=self.unlocked)
             planned, played = [*planned, *plans], [*played, *episodes]
             self._refuse_unjudged(played)
             used += self.learner.informative(episodes) if config.filters_groups else episodes
@@ -224,6 +229,7 @@ class Trainer:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Plays the evaluation's tasks; keeps the best checkpoint."""
         started = time.monotonic()
+        self.rollouts.pause()
         self.display.watch(self.evaluator)
         episodes = self.evaluator.collect(self.eval_plans, on_progress=self.display.refresh)
         self.display.watch(self.collector)
@@ -332,6 +338,7 @@ class Trainer:
         self.display.stop()
         for logger in self.loggers:
             logger.close()
+        self.rollouts.close()
         self.collector.close()
         self.evaluator.close()
         self.agent.engine.close()
