@@ -17,7 +17,7 @@ from verigym.envs.world import WorldEnv
 from verigym.tasks._tau_user import first_person, script
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import ConfigError, TaskDataError
-from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, YES, Customer
+from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, NO_OTHERS, YES, Customer
 from verigym.tasks.worlds.simulated import GREETING, STOP
 from verigym.tasks.worlds.user import NO_MORE, THANKS
 
@@ -98,6 +98,41 @@ def test_the_customer_waits_for_an_agent_that_is_about_to_do_something():
     ):
         assert talk("Done.", busy, "Done.", "Yes.", script=script)[1:] == [
             (GO_ON, False), (ALL_DONE, False), (THANKS, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("To assist you further, could you please provide your zip?", "It is 19122."),
+        ("Could you tell me your zip code so that I can help you further?", "It is 19122."),
+        ("Please provide the following:\n\n1. Your name\n2. Your zip code", "It is 19122."),
+        ("**May I have your zip code?** I need it.", "It is 19122."),
+        ("Are there any other items in this order that you would like to exchange?", NO_OTHERS),
+        ("Are these all, or is there anything else you'd like to modify?", NO_OTHERS),
+        ("**Shall I proceed?** (yes/no)", YES),
+        ("Do you confirm (yes/no), or is there anything else to change before I proceed?", f"{NO_OTHERS} {YES}"),
+        ("Could you describe the matter?", NO_MORE),
+    ],
+)
+def test_a_customer_does_not_leave_over_a_question(message, said):
+    assert talk(message, script={**SCRIPT, "more": []}) == [(said, False)]
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "Is there anything else?",
+        "[changes: none] Is there anything else?",
+        "You will get a confirmation. Is there anything else I can help you with before you go?",
+        "What else can I do for you?",
+        "Can I help you with something else today?",
+        "Is there anything else I can help you with regarding your return?",
+        "Done! If you have any other questions, feel free to ask.",
+        "If you need further assistance, please let me know.",
+    ],
+)
+def test_a_customer_leaves_when_offered_further_help(offer):
+    assert talk(offer, script={**SCRIPT, "more": []}) == [(THANKS, True)]
 
 
 @pytest.mark.parametrize(
