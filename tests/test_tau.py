@@ -154,7 +154,7 @@ REFUSED = [
      {**BOOKING, "payment_methods": [{"payment_id": "certificate_7504069", "amount": amount} for amount in (250, 5)]},
      "'certificate_7504069'"),
     ("airline", "book_reservation",
-     {**BOOKING, "payment_methods": [{"payment_id": "credit_card_4421486", "amount": amount} for amount in (0.5, 10**400)]},
+     {**BOOKING, "payment_methods": [{"payment_id": "credit_card_4421486", "amount": sum} for sum in (0.5, 10**400)]},
      "int too large to convert to float"),
     ("airline", "update_reservation_baggages", {**BAGS, "payment_id": "x"}, "payment method not found"),
     ("airline", "update_reservation_baggages", {**BAGS, "payment_id": "certificate_2345996"},
