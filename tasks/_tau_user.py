@@ -55,13 +55,14 @@ def script(instruction: str, user: Mapping[str, Any]) -> Script:
     """The script of the user of a task, from its prose and the user's record, with its `id`."""
     sentences = _sentences(instruction)
     matter = [sentence for sentence in sentences if not _is_person(sentence, user)]
-    if not any(_ASKS.search(sentence) for sentence in matter if not _REACTS.search(sentence)):
-        return _script(matter, [], sentences, user)
     later: list[str] = []
     for before, sentence in zip(["", *matter], matter, strict=False):
         if _REACTS.search(sentence) or (_FOLLOWS.match(sentence) and before in later):
             later.append(sentence)
-    return _script([sentence for sentence in matter if sentence not in later], later, sentences, user)
+    now = [sentence for sentence in matter if sentence not in later]
+    if not any(map(_ASKS.search, now)):
+        now, later = matter, []
+    return _script(now, later, sentences, user)
 
 
 def script_of_parts(parts: Mapping[str, Any], user: Mapping[str, Any]) -> Script:
