@@ -36,7 +36,10 @@ _WHY = re.compile(r"\b(?:because|due to|mistake\w*|accident\w*|mixup|no longer)\
 _LIVES = re.compile(r"\b(?:address\w*|street|avenue|road|drive|lane|highway|live)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"#?\bW\d{7}\b|\b(?=[A-Z]*\d)[A-Z\d]{6}\b|\breservation\b")
 
-_BEFORE_ME = "to|for|with|of|from|on|about|at|tells?|told|asks?|gives?|lets?|helps?|charges?|sends?|allows?|unsubscribe"
+_BEFORE_ME = (
+    "to|for|with|of|from|on|about|at|tells?|told|asks?|gives?|lets?|helps?|charges?|compensates?|sends?|allows?|"
+    "unsubscribe"
+)
 # (pattern, what it becomes), each in turn; what begins with a capital stays so
 _PERSONS = [
     (r"\byou (name is|mind)\b", r"my \1"),  # slips of the data
@@ -114,7 +117,7 @@ def _facts(sentences: list[str], user: Mapping[str, Any]) -> dict[str, str]:
         ("birth", "dob", "birthday"): f"I was born on {user['dob']}." if "dob" in user else "",
         ("payment", "pay", "card", "refund", "refunded", "paypal", "method"): _said(sentences, _PAYS) or _payment(user),
         ("reason", "reasons", "why"): _said(sentences, _WHY, _reason(user)),
-        ("number", "numbers", "id", "ids"): _said(sentences, _NUMBER) or "I do not have it at hand; my profile has it.",
+        ("number", "numbers", "id", "ids"): _said(sentences, _NUMBER) or _no_number(user),
     }
     return {word: fact for words, fact in facts.items() for word in words if fact}
 
@@ -127,6 +130,10 @@ def _said(sentences: list[str], about: re.Pattern[str], last: str = "") -> str:
 def _payment(user: Mapping[str, Any]) -> str:
     methods = list(user["payment_methods"])
     return f"Please use {methods[0]}." if len(methods) == 1 else "Please use the one that I paid with."
+
+
+def _no_number(user: Mapping[str, Any]) -> str:
+    return f"I have no {'reservation' if 'dob' in user else 'order'} number at hand; my profile has it."
 
 
 def _reason(user: Mapping[str, Any]) -> str:

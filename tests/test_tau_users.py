@@ -169,7 +169,7 @@ def test_who_the_user_is_and_of_what_kind_is_told_when_asked_and_not_before():
     assert facts["email"] == "My email is ana.li1@example.com."
     assert facts["payment"] == "Please use paypal_1."
     assert facts["reason"] == "Otherwise it is no longer needed."
-    assert facts["number"] == "I do not have it at hand; my profile has it."
+    assert facts["number"] == "I have no order number at hand; my profile has it."
     prose = (
         "Make up reasons. You want to stop it, but if the agent asks you to confirm, keep it. You then want to talk."
     )
