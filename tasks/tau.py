@@ -61,9 +61,15 @@ def load_airline(
 
 
 def chance(task_set: TaskSet) -> float:
-    """What one earns who always says that there is nothing to do, or always hands over to a human."""
-    nothing = sum("closing" in task.target for task in task_set)
+    """What one earns who always says that there is nothing to do, and small numbers, or always hands over."""
+    nothing = sum("closing" in task.target or _is_guessed(task) for task in task_set)
     return max(nothing, sum(map(_is_handed_over, task_set))) / len(task_set)
+
+
+def _is_guessed(task: Task) -> bool:
+    """Whether there is nothing to do but to tell numbers of one or two digits, of which a message may have many."""
+    outputs = task.target.get("outputs", ()) if "known" in task.target else ()
+    return bool(outputs) and all(re.fullmatch(r"\d{1,2}", output) for output in outputs)
 
 
 def _is_handed_over(task: Task) -> bool:

@@ -209,6 +209,8 @@ def test_golds_of_tau2_bench_earn_1_and_null_policies_stay_below_chance(domain, 
     found = validate(env)
     assert (found.golds, found.failures, found.earning) == (count, (), [])
     assert env.tasks[0].metadata["world"] == f"tau2_{domain}"
+    # 16 airline tasks have nothing to do, and one only a number to be told: "4"
+    assert env.chance == {"retail": 3 / 74, "airline": 17 / 30}[domain]
     told = [task.id for task in env.tasks if "outputs" in task.target]
     assert len(told) == {"retail": 25, "airline": 5}[domain]
 
