@@ -14,7 +14,7 @@ from typing import Any
 
 Script = dict[str, Any]
 
-_BREAK = re.compile(r"(?<=[.!?;])[\s]+(?=[A-Z\"'(#])|\n+")
+_BREAK = re.compile(r"(?<=[.!?;])[\s]+(?=[A-Z\"'(#])|\n+|, (?=but if the agent\b)")
 _WORD = re.compile(r"\w+")
 _FILLERS = set(
     _WORD.findall("you re are your name is my and or with email address zip code user id live living in from")
@@ -87,7 +87,8 @@ def _script(now: list[str], later: list[str], sentences: list[str], user: Mappin
 
 
 def _sentences(text: Any) -> list[str]:
-    return [found.strip() for found in _BREAK.split(str(text or "")) if _WORD.search(found)]
+    found = [sentence.strip() for sentence in _BREAK.split(str(text or "")) if _WORD.search(sentence)]
+    return [f"{sentence}." if sentence[-1].isalnum() else sentence for sentence in found]
 
 
 def _is_person(sentence: str, user: Mapping[str, Any]) -> bool:

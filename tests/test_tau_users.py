@@ -170,11 +170,11 @@ def test_who_the_user_is_and_of_what_kind_is_told_when_asked_and_not_before():
     assert facts["payment"] == "Please use paypal_1."
     assert facts["reason"] == "Otherwise it is no longer needed."
     assert facts["number"] == "I have no order number at hand; my profile has it."
-    prose = (
-        "Make up reasons. You want to stop it, but if the agent asks you to confirm, keep it. You then want to talk."
-    )
-    made = script(prose, USER)
-    assert (made["says"].split(". ")[1][:17], made["more"]) == ("I want to stop it", [])
+    made = script("You want to stop it, but if the agent asks you to confirm, keep it. You then want to talk", USER)
+    assert made["says"] == "I want to stop it."
+    assert made["more"] == ["But if the agent asks me to confirm, keep it.", "I then want to talk."]
+    made = script("Be nice. If the agent asks, you want to stop it. Then you go. ", USER)
+    assert (made["says"], made["more"]) == ("Be nice. If the agent asks, I want to stop it. Then I go.", [])
     facts = script("You want order #W1234567 sent to 2 Oak Street. You want to cancel the other, a mistake.", USER)[
         "facts"
     ]
