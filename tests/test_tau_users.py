@@ -112,6 +112,7 @@ def test_the_customer_waits_for_an_agent_that_is_about_to_do_something():
         ("**Shall I proceed?** (yes/no)", YES),
         ("Do you confirm (yes/no), or is there anything else to change before I proceed?", f"{NO_OTHERS} {YES}"),
         ("Could you describe the matter?", NO_MORE),
+        ("Hello! How can I help you today?", SCRIPT["says"]),
     ],
 )
 def test_a_customer_does_not_leave_over_a_question(message, said):

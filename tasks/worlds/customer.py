@@ -45,6 +45,7 @@ _IN_HAND = re.compile(
     r"\b(?:could|can|would|will) you (?:please |kindly )?(?:tell|give|send|state)\b",
     re.IGNORECASE,
 )
+_WHAT_FOR = re.compile(r"\b(?:how|what) (?:can|may) I\b", re.IGNORECASE)
 _BUSY = re.compile(
     r"\b(?:not yet|still|(?:one|a) moment|please wait|hold on|let me|working on|I(?:['’]ll| will| am going to))\b",
     re.IGNORECASE,
@@ -115,6 +116,8 @@ class Customer:
             given = [YES, *given]
         if any(_OTHERS.search(question) and _CHANGES.search(question) for question in questions):
             given = [NO_OTHERS, *given]
+        if not given and any(map(_WHAT_FOR.search, questions)):
+            given = [self._says, *self._more]
         if not given:
             said = _SENTENCE.findall(" ".join([self._says, *self._more]))
             given = [text.strip() for text in said if _content(text) & words]
