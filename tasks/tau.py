@@ -87,7 +87,7 @@ def _load(domain: str, split: str, source: str | os.PathLike[str] | None, benchm
     if source is None:
         raise TaskDataError(
             f"{name}: {benchmark}-bench has no public hub id; give source=PATH of a folder with its data "
-            "(see docs/environments.md)"
+            "(see docs/tau.md)"
         )
     home = Home(domain, benchmark, Path(os.path.expanduser(source)))
     tasks, left_out = [], []
