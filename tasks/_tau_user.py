@@ -14,7 +14,7 @@ from typing import Any
 
 Script = dict[str, Any]
 
-_BREAK = re.compile(r"(?<=[.!?;])[\s]+(?=[A-Z\"'(#])|\n+")
+_BREAK = re.compile(r"(?<=[.!?;])[\s]+(?=[A-Z\"'(#])|\n+|, (?=but if the agent\b)")
 _WORD = re.compile(r"\w+")
 _FILLERS = set(
     _WORD.findall("you re are your name is my and or with email address zip code user id live living in from")
@@ -36,7 +36,10 @@ _WHY = re.compile(r"\b(?:because|due to|mistake\w*|accident\w*|mixup|no longer)\
 _LIVES = re.compile(r"\b(?:address\w*|street|avenue|road|drive|lane|highway|live)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"#?\bW\d{7}\b|\b(?=[A-Z]*\d)[A-Z\d]{6}\b|\breservation\b")
 
-_BEFORE_ME = "to|for|with|of|from|on|about|at|tells?|told|asks?|gives?|lets?|helps?|charges?|sends?|allows?|unsubscribe"
+_BEFORE_ME = (
+    "to|for|with|of|from|on|about|at|tells?|told|asks?|gives?|lets?|helps?|charges?|compensates?|sends?|allows?|"
+    "unsubscribe"
+)
 # (pattern, what it becomes), each in turn; what begins with a capital stays so
 _PERSONS = [
     (r"\byou (name is|mind)\b", r"my \1"),  # slips of the data
@@ -55,13 +58,14 @@ def script(instruction: str, user: Mapping[str, Any]) -> Script:
     """The script of the user of a task, from its prose and the user's record, with its `id`."""
     sentences = _sentences(instruction)
     matter = [sentence for sentence in sentences if not _is_person(sentence, user)]
-    if not any(_ASKS.search(sentence) for sentence in matter if not _REACTS.search(sentence)):
-        return _script(matter, [], sentences, user)
     later: list[str] = []
     for before, sentence in zip(["", *matter], matter, strict=False):
         if _REACTS.search(sentence) or (_FOLLOWS.match(sentence) and before in later):
             later.append(sentence)
-    return _script([sentence for sentence in matter if sentence not in later], later, sentences, user)
+    now = [sentence for sentence in matter if sentence not in later]
+    if not any(map(_ASKS.search, now)):
+        now, later = matter, []
+    return _script(now, later, sentences, user)
 
 
 def script_of_parts(parts: Mapping[str, Any], user: Mapping[str, Any]) -> Script:
@@ -83,7 +87,8 @@ def _script(now: list[str], later: list[str], sentences: list[str], user: Mappin
 
 
 def _sentences(text: Any) -> list[str]:
-    return [found.strip() for found in _BREAK.split(str(text or "")) if _WORD.search(found)]
+    found = [sentence.strip() for sentence in _BREAK.split(str(text or "")) if _WORD.search(sentence)]
+    return [f"{sentence}." if sentence[-1].isalnum() else sentence for sentence in found]
 
 
 def _is_person(sentence: str, user: Mapping[str, Any]) -> bool:
@@ -113,7 +118,7 @@ def _facts(sentences: list[str], user: Mapping[str, Any]) -> dict[str, str]:
         ("birth", "dob", "birthday"): f"I was born on {user['dob']}." if "dob" in user else "",
         ("payment", "pay", "card", "refund", "refunded", "paypal", "method"): _said(sentences, _PAYS) or _payment(user),
         ("reason", "reasons", "why"): _said(sentences, _WHY, _reason(user)),
-        ("number", "numbers", "id", "ids"): _said(sentences, _NUMBER) or "I do not have it at hand; my profile has it.",
+        ("number", "numbers", "id", "ids"): _said(sentences, _NUMBER) or _no_number(user),
     }
     return {word: fact for words, fact in facts.items() for word in words if fact}
 
@@ -126,6 +131,10 @@ def _said(sentences: list[str], about: re.Pattern[str], last: str = "") -> str:
 def _payment(user: Mapping[str, Any]) -> str:
     methods = list(user["payment_methods"])
     return f"Please use {methods[0]}." if len(methods) == 1 else "Please use the one that I paid with."
+
+
+def _no_number(user: Mapping[str, Any]) -> str:
+    return f"I have no {'reservation' if 'dob' in user else 'order'} number at hand; my profile has it."
 
 
 def _reason(user: Mapping[str, Any]) -> str:

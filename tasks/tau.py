@@ -8,7 +8,7 @@ A row of `retail/tasks_test.jsonl`, cut:
 
 The prompt is what the user says first; the policy, the data base, the user's script and the instruction are metadata.
 The target has a gold episode in `turns`, in `outputs` what the user must be told, in `known` the user's records where
-nothing is to be changed or told, and `closing` where no human helps then either. A correct episode:
+nothing is to be changed, and `closing` where no human helps then either. A correct episode:
 
     <tool_call>{"name": "exchange_delivered_order_items", "arguments": {"order_id": "#W2378156", ...}}</tool_call>
     It is done. Is there anything else that I can help you with?
@@ -61,14 +61,20 @@ def load_airline(
 
 
 def chance(task_set: TaskSet) -> float:
-    """What one earns who always says that there is nothing to do, or always hands over to a human."""
-    nothing = sum("closing" in task.target for task in task_set)
+    """What one earns who always says that there is nothing to do, and small numbers, or always hands over."""
+    nothing = sum("closing" in task.target or _is_guessed(task) for task in task_set)
     return max(nothing, sum(map(_is_handed_over, task_set))) / len(task_set)
+
+
+def _is_guessed(task: Task) -> bool:
+    """Whether there is nothing to do but to tell numbers of one or two digits, of which a message may have many."""
+    outputs = task.target.get("outputs", ()) if "known" in task.target else ()
+    return bool(outputs) and all(re.fullmatch(r"\d{1,2}", output) for output in outputs)
 
 
 def _is_handed_over(task: Task) -> bool:
     """Whether all that is to be done is to hand over: no change, nothing to tell, and no other closing."""
-    return "known" in task.target and "closing" not in task.target
+    return "known" in task.target and not {"closing", "outputs"} & task.target.keys()
 
 
 def _load(domain: str, split: str, source: str | os.PathLike[str] | None, benchmark: str) -> TaskSet:
@@ -81,7 +87,7 @@ def _load(domain: str, split: str, source: str | os.PathLike[str] | None, benchm
     if source is None:
         raise TaskDataError(
             f"{name}: {benchmark}-bench has no public hub id; give source=PATH of a folder with its data "
-            "(see docs/environments.md)"
+            "(see docs/tau.md)"
         )
     home = Home(domain, benchmark, Path(os.path.expanduser(source)))
     tasks, left_out = [], []
@@ -225,8 +231,8 @@ def _target(row: Row, task: Task, found: _Read) -> dict[str, Any]:
     leaving = [call for call in calls if call["name"] == _TRANSFER][:1]
     for call in doing:
         scenario.world.call(call["name"], call["arguments"])
-    idle = not outputs and not scenario.world.store.changes()
-    known = _records_of(user) if idle else []
+    known = [] if scenario.world.store.changes() else _records_of(user)
+    idle = bool(known) and not outputs
     if known and not any(list(place) in known for event in scenario.world.events for place in event.seen):
         doing.insert(0, {"name": "get_user_details", "arguments": {"user_id": user["id"]}})
     turns: list[Any] = [[call] for call in doing]
@@ -251,6 +257,6 @@ def _target(row: Row, task: Task, found: _Read) -> dict[str, Any]:
 
 
 def _records_of(user: Mapping[str, Any]) -> list[list[str]]:
-    """The places of a user's records: one of them must be looked at before the user is refused or handed over."""
+    """The places of a user's records: one of them must be looked at where nothing is changed."""
     table = "orders" if "orders" in user else "reservations"
     return [["users", user["id"]], *([table, key] for key in user[table])]

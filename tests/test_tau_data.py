@@ -1,6 +1,7 @@
 """tau-bench's data: the layouts of a source, tau2-bench, and what is said of bad rows and folders."""
 
 import copy
+import dataclasses
 import gzip
 import json
 import shutil
@@ -208,6 +209,8 @@ def test_golds_of_tau2_bench_earn_1_and_null_policies_stay_below_chance(domain, 
     found = validate(env)
     assert (found.golds, found.failures, found.earning) == (count, (), [])
     assert env.tasks[0].metadata["world"] == f"tau2_{domain}"
+    # 16 airline tasks have nothing to do, and one only a number to be told: "4"
+    assert env.chance == {"retail": 3 / 74, "airline": 17 / 30}[domain]
     told = [task.id for task in env.tasks if "outputs" in task.target]
     assert len(told) == {"retail": 25, "airline": 5}[domain]
 
@@ -238,6 +241,18 @@ def test_the_gold_calls_of_tau2_bench_that_are_refused_are_these():
             if failed := [event.name for event in world.events if event.failed]:
                 refused[task.id] = failed
     assert refused == REFUSED
+
+
+@NEEDS_DATA
+def test_an_order_of_tau2_bench_gets_another_address_after_its_items_were_changed():
+    task = tasks.load("tau_retail", source=str(DATA / "tau2_bench"), split="train", benchmark="tau2").get("retail-41")
+    calls = [call for turn in task.target["turns"] if not isinstance(turn, str) for call in turn]
+    items, address = [call for call in calls if call["arguments"].get("order_id") == "#W4082615"][:0:-2]
+    for name, earned in (("tau2_retail", 2), ("tau_retail", 1)):
+        world = world_of(dataclasses.replace(task, metadata={**task.metadata, "world": name}))
+        for call in (items, address):
+            world.call(**call)
+        assert sum(not event.failed for event in world.events) == earned
 
 
 @NEEDS_DATA

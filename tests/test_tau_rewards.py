@@ -179,6 +179,14 @@ def test_a_user_is_handed_over_where_the_gold_does_so():
     assert earned(task, calls[-1:], words).components["known"] == 0
 
 
+def test_an_answer_is_looked_up_and_not_guessed():
+    task = load("retail", "test").get("retail-test-24")  # of what T-shirts are made; nothing is to be changed
+    calls, words = calls_and_words(task)
+    assert earned(task, calls, words).reward == 1
+    guessed = earned(task, [], "Cotton, polyester, wool or leather.")
+    assert (guessed.reward, guessed.components["told"], guessed.components["known"]) == (0, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("output", "said", "told"),
     [

@@ -17,7 +17,7 @@ from verigym.envs.world import WorldEnv
 from verigym.tasks._tau_user import first_person, script
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import ConfigError, TaskDataError
-from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, YES, Customer
+from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, NO_OTHERS, YES, Customer
 from verigym.tasks.worlds.simulated import GREETING, STOP
 from verigym.tasks.worlds.user import NO_MORE, THANKS
 
@@ -101,6 +101,42 @@ def test_the_customer_waits_for_an_agent_that_is_about_to_do_something():
 
 
 @pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("To assist you further, could you please provide your zip?", "It is 19122."),
+        ("Could you tell me your zip code so that I can help you further?", "It is 19122."),
+        ("Please provide the following:\n\n1. Your name\n2. Your zip code", "It is 19122."),
+        ("**May I have your zip code?** I need it.", "It is 19122."),
+        ("Are there any other items in this order that you would like to exchange?", NO_OTHERS),
+        ("Are these all, or is there anything else you'd like to modify?", NO_OTHERS),
+        ("**Shall I proceed?** (yes/no)", YES),
+        ("Do you confirm (yes/no), or is there anything else to change before I proceed?", f"{NO_OTHERS} {YES}"),
+        ("Could you describe the matter?", NO_MORE),
+        ("Hello! How can I help you today?", SCRIPT["says"]),
+    ],
+)
+def test_a_customer_does_not_leave_over_a_question(message, said):
+    assert talk(message, script={**SCRIPT, "more": []}) == [(said, False)]
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        "Is there anything else?",
+        "[changes: none] Is there anything else?",
+        "You will get a confirmation. Is there anything else I can help you with before you go?",
+        "What else can I do for you?",
+        "Can I help you with something else today?",
+        "Is there anything else I can help you with regarding your return?",
+        "Done! If you have any other questions, feel free to ask.",
+        "If you need further assistance, please let me know.",
+    ],
+)
+def test_a_customer_leaves_when_offered_further_help(offer):
+    assert talk(offer, script={**SCRIPT, "more": []}) == [(THANKS, True)]
+
+
+@pytest.mark.parametrize(
     "script",
     [
         {},
@@ -134,7 +170,12 @@ def test_who_the_user_is_and_of_what_kind_is_told_when_asked_and_not_before():
     assert facts["email"] == "My email is ana.li1@example.com."
     assert facts["payment"] == "Please use paypal_1."
     assert facts["reason"] == "Otherwise it is no longer needed."
-    assert facts["number"] == "I do not have it at hand; my profile has it."
+    assert facts["number"] == "I have no order number at hand; my profile has it."
+    made = script("You want to stop it, but if the agent asks you to confirm, keep it. You then want to talk", USER)
+    assert made["says"] == "I want to stop it."
+    assert made["more"] == ["But if the agent asks me to confirm, keep it.", "I then want to talk."]
+    made = script("Be nice. If the agent asks, you want to stop it. Then you go. ", USER)
+    assert (made["says"], made["more"]) == ("Be nice. If the agent asks, I want to stop it. Then I go.", [])
     facts = script("You want order #W1234567 sent to 2 Oak Street. You want to cancel the other, a mistake.", USER)[
         "facts"
     ]

@@ -46,8 +46,8 @@ class ServiceVerifier(Verifier):
       the numbers of a list's lines are none;
     - `closed`: where nothing is to be done but to close, `[changes: none]` was said, if `target["closing"]` is "none";
       where something was changed or the user was handed over, no closing was said after it;
-    - `known`: where there was nothing to change or tell, one of the records in `target["known"]` was looked at, if
-      there are any: who refuses everything unseen is no service.
+    - `known`: where there was nothing to change, one of the records in `target["known"]` was looked at, if there are
+      any: who refuses everything unseen, or guesses an answer, is no service.
 
     The order of calls, other reads, and calls that failed do not count. A submission that is a text alone is judged by
     running its calls in a fresh world; the rest is a message. Raises VerifierInputError for a task without a world or

@@ -84,7 +84,7 @@ class Retail(Service):
             country: such as 'USA'.
             zip: such as '12345'.
         """
-        order = self._pending(order_id)
+        order = self._open(order_id)
         order["address"] = _address(address1, address2, city, state, country, zip)
         return self._keep(order)
 
@@ -95,7 +95,7 @@ class Retail(Service):
             order_id: such as '#W0000000', with the '#'.
             payment_method_id: such as 'gift_card_0000000', from the user's profile.
         """
-        order = self._pending(order_id)
+        order = self._open(order_id)
         method = self._payment_method(self._user_of(order), payment_method_id)
         payments = order["payment_history"]
         if len(payments) != 1 or payments[0]["transaction_type"] != "payment":
@@ -224,6 +224,10 @@ class Retail(Service):
             raise Refused("Error: non-pending order cannot be modified")
         return order
 
+    def _open(self, order_id: str) -> Record:
+        """An order that can get another address or payment."""
+        return self._pending(order_id)
+
     def _user_of(self, order: Record) -> Record:
         return self._record("users", order["user_id"], "user not found")
 
@@ -255,7 +259,7 @@ class Retail(Service):
 
 
 class Retail2(Retail):
-    """The shop as tau2-bench has it."""
+    """The shop as tau2-bench has it: an order whose items were changed can get another address."""
 
     def get_item_details(self, item_id: str) -> str:
         """Show an item: options, price, and whether it can be had.
@@ -267,6 +271,12 @@ class Retail2(Retail):
         if not found:
             raise Refused("Error: item not found")
         return text(self._record("products", found[0], "item not found")["variants"][item_id])
+
+    def _open(self, order_id: str) -> Record:
+        order = self._order(order_id)
+        if not order["status"].startswith("pending"):
+            raise Refused("Error: non-pending order cannot be modified")
+        return order
 
 
 def _name_zip(user: Record) -> tuple[str, str, str]:
