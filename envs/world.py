@@ -120,6 +120,8 @@ class WorldEnv(TextEnv):
         return gold_turns(self._task) if self._demonstrate is None else self._demonstrate(self._task, rng)
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
+        if self._scenario.world.ended:
+            return f"error: not run, as {name} was called after the end"
         if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
         return shortened(self._scenario.world.call(name, arguments), self.max_reply)

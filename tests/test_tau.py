@@ -218,10 +218,3 @@ def test_flights_with_a_stop_meet_and_the_second_may_be_on_the_next_day():
         late = "+1" in one["scheduled_arrival_time_est"]
         assert (one["date"], two["date"]) == ("2024-05-21", "2024-05-22" if late else "2024-05-21")
         assert "dates" not in {**one, **two}
-
-
-def test_nothing_is_done_after_a_user_was_handed_over():
-    world = Retail(base("retail"))
-    assert world.call("transfer_to_human_agents", {"summary": "a coat"}) == "Transfer successful"
-    assert world.ended
-    assert world.call("think", {"thought": ""}) == "error: think was called after the end"

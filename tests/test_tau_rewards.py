@@ -59,6 +59,18 @@ def changing(task):
     return found
 
 
+def test_nothing_is_run_after_a_user_was_handed_over():
+    env = make("retail", "test")
+    env.reset(seed=0)
+    transfer, thought = (
+        render_call(*call) for call in (("transfer_to_human_agents", {"summary": ""}), ("think", {"thought": ""}))
+    )
+    *_, terminated, _, info = env.step(transfer + thought)
+    assert terminated
+    told = [message["content"] for message in info["messages"] if message["role"] == "tool"]
+    assert told == ["Transfer successful", "error: not run, as think was called after the end"]
+
+
 @each_set
 def test_gold_episodes_earn_1_in_the_environment(domain, split, count):
     env = make(domain, split)

@@ -112,7 +112,8 @@ def played(submission: Submission, task: Task) -> tuple[Sequence[Changes], Seque
         return submission.state, submission.events
     world = world_of(task)
     for call in parse_turn(submission.text).calls:
-        world.call(call.name, call.arguments)
+        if not world.ended:
+            world.call(call.name, call.arguments)
     return [world.store.changes()], world.events
 
 

@@ -35,7 +35,7 @@ class World:
 
     A tool reads and writes `self.store` and nothing else, returns a text or plain data, and raises ValueError for
     what the agent did wrong: then nothing of the call stays but its event. `offered` names the tools that there are,
-    if not all; `_last` those that end all, if they succeed: what is called after one of them fails. A subclass with a
+    if not all; `_last` those that end all, if they succeed: an environment runs nothing after them. A subclass with a
     coroutine function, a public static or class method, or a tool that is named like a part of this class, raises
     TypeError.
     """
@@ -107,8 +107,6 @@ class World:
         return other
 
     def _result(self, name: str, arguments: dict[str, Any]) -> str:
-        if self._last and self.ended:
-            raise ValueError(f"{name} was called after the end")
         if name not in self.offered:
             raise ValueError(str(UnknownNameError.of("tool", name, self.offered)))
         problem = self.tools()[name].problem(arguments)
