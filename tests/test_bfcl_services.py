@@ -276,7 +276,6 @@ EPISODES = {
         ("remove_stock_from_watchlist('ZETA')", "not on the watchlist"),
         ("get_watchlist()", {"watchlist": ["AAPL"]}),
         ("place_order('Buy', 'AAPL', 10, 5)", ORDER),
-        ("place_order('Buy', 'AAPL', 10, 500)", "below the 5000.00"),
         ("place_order('Hold', 'AAPL', 10, 5)", "Buy or Sell"),
         ("place_order('Sell', 'AAPL', 0, 5)", "above 0"),
         (
@@ -588,6 +587,20 @@ def test_numbers_of_bookings_and_cards_follow_from_the_order_of_the_calls():
     assert card == {"card_id": "262919693687"}
 
 
+def test_a_number_that_the_state_gives_is_used_in_place_of_one_that_is_drawn():
+    state = tables_of({"TravelAPI": {"access_token": "key"}}, ["TravelAPI"])
+    services = Services({**state, "travel": {**state["travel"], "given": {"2": "1234567"}}})
+    played(services, "register_credit_card('key', '4012', '12/2028', 'Ann Lee', 465)")
+    booked = played(services, "book_flight('key', '262919693687', '2026-10-15', 'SFO', 'LAX', 'first')")
+    assert json.loads(booked)["booking_id"] == "1234567"
+
+
+def test_a_field_of_a_configuration_that_is_null_is_as_one_that_is_left_out():
+    for api in APIS:
+        fields = ("orders", "stocks", "account_info", "tweets", "inbox", "ticket_queue", "doorStatus", "booking_record")
+        assert tables_of({api: dict.fromkeys(fields)}, [api]) == tables_of({}, [api])
+
+
 def test_copies_of_copies_do_not_fill_the_memory():
     services, calls = world(), ["mkdir('box')", "touch('file')", "mv('file', 'box')"]
     for number in range(20):
@@ -664,6 +677,14 @@ def test_a_long_world_is_a_function_of_its_seed_and_holds_all_that_the_short_one
         ("mean((1, -2.5))", {"name": "mean", "arguments": {"numbers": [1, -2.5]}}),
         ("mention(1, [2])", {"name": "mention", "arguments": {"tweet_id": 1, "mentioned_usernames": ["2"]}}),
         ("ls(a=True)", {"name": "ls", "arguments": {"a": True}}),
+        ("echo('a', file_name=None)", {"name": "echo", "arguments": {"content": "a"}}),
+        ("post_tweet('a', '#b', None)", {"name": "post_tweet", "arguments": {"content": "a", "tags": ["#b"]}}),
+        ("fund_account('5')", {"name": "fund_account", "arguments": {"amount": 5.0}}),
+        ("fund_account('five')", {"name": "fund_account", "arguments": {"amount": "five"}}),
+        (
+            "get_budget_fiscal_year(includeRemoved=True)",
+            {"name": "get_budget_fiscal_year", "arguments": {"includeRemoved": "True"}},
+        ),
     ],
 )
 def test_a_call_is_read_by_the_order_and_the_types_of_its_document(text, call):

@@ -221,8 +221,6 @@ class TradingBot(World):
             raise ValueError(f"order_type must be Buy or Sell, not {order_type[:20]!r}")
         if price <= 0 or amount <= 0:
             raise ValueError("price and amount must be above 0")
-        if kind == "Buy" and price * amount > self.__record("account")["balance"]:
-            raise ValueError(f"the balance of the account is below the {price * amount:.2f} of this order")
         number = self.__record("counter")["next"]
         while ("orders", str(number)) in self.store:
             number += 1

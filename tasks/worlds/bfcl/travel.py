@@ -364,9 +364,15 @@ class TravelAPI(World):
         self.store.put("cards", card_id, {**card, "balance": round(card["balance"] - cost, 2)})
 
     def __number(self, digits: int) -> str:
-        """The next id: the numbers drawn so far, by their digits, are drawn again from the seed."""
+        """The next id: the numbers drawn so far, by their digits, are drawn again from the seed.
+
+        One that the state gives, by its place in this order, takes the place of the one that is drawn.
+        """
         drawn = [*(self.store.get("travel", "numbers") or {"drawn": []})["drawn"], digits]
         self.store.put("travel", "numbers", {"drawn": drawn})
+        given = self.store.get("travel", "given") or {}
+        if str(len(drawn)) in given:
+            return str(given[str(len(drawn))])
         generator = random.Random(_SEED)
         return str([generator.randint(10 ** (each - 1), 10**each - 1) for each in drawn][-1])
 
