@@ -19,7 +19,7 @@ Categories: base; miss_func, some functions are offered only from a later line o
 miss_param, a fact is left out and given with the next line; long_context, with much more in the world (`bulk`, our
 own: BFCL adds such by code), and the files and folders that the ground truth takes for granted.
 `echo` writes to a file that is there; it creates one only in rows whose ground truth takes that for granted.
-Bookings, cards and insurances get the numbers by which the ground truth names them.
+Tokens, bookings, cards and insurances get the numbers by which the ground truth names them.
 
 A call of the ground truth that the world refuses changes nothing: it is no part of the gold episode, and listed in
 `metadata["refused"]`. A row with a call that is no call of literals is left out, and the task set says so (`left_out`).
@@ -55,7 +55,12 @@ _NAMING = {  # the arguments with which functions name what is there
     "cd": ("folder",),
     "rmdir": ("dir_name",),
 }
-_NUMBERED = {"booking_id": ("bookings", 7), "card_id": ("cards", 12), "insurance_id": ("insurances", 9)}
+_NUMBERED = {  # where what an argument names is, and of how many digits its number is
+    "access_token": ("tokens", 6),  # which no table holds
+    "booking_id": ("bookings", 7),
+    "card_id": ("cards", 12),
+    "insurance_id": ("insurances", 9),
+}
 _ADDED = "This file is there to make the task long."
 
 Call = dict[str, Any]
@@ -252,7 +257,7 @@ def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[s
 
 
 def _with_numbers(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
-    """The state, in which a booking, card or insurance gets the number by which a later call names it."""
+    """The state, in which a token, booking, card or insurance gets the number by which a later call names it."""
     while "travel" in state:
         world, given = Services(state), dict(state["travel"].get("given", {}))
         wanted = (found for turn in calls for call in turn for found in _unknown_numbers(world, call))

@@ -45,8 +45,9 @@ class BFCLTurnsVerifier(Verifier):
 
     - `state`: what differs from the world's start is the same, with exact types. Where the agent stands in the file
       system counts only if the gold calls on files end with going there.
-    - `log`: each field was written as often as by the gold calls of this line, even if that was undone or written over;
-      a file or folder that was there neither before nor after does not count.
+    - `log`: each field was written as often as by the gold calls of this line, even if that was undone or written over,
+      or the same again beside others (a door locked alone, then with all); a file or folder that was there neither
+      before nor after does not count.
     - `done`: a gold call of a function that changes things of which nothing was left to see (the doors were locked
       already, a flight was booked and cancelled at once) was made as often, with the same arguments; defaults and the
       order of a list do not count.
@@ -153,8 +154,10 @@ def _log_problem(turn: _Turn, right: _Turn, files: Mapping[str, Record]) -> str:
 
 
 def _written(turn: _Turn, files: Mapping[str, Record]) -> Counter[Touched]:
-    """How many calls wrote each field that counts."""
-    places = Counter(place for event in turn.events for place in event.touched if place[0] != NAVIGATION)
+    """How many of the calls that changed something wrote each field that counts and that the turn changed."""
+    changed = {place for event in turn.events for place in event.touched if place[0] != NAVIGATION}
+    acts = [event for event in turn.events if event.touched]
+    places = Counter(place for event in acts for place in changed.intersection(event.touched + event.named))
     return Counter(
         {place: count for place, count in places.items() if place[0] != FILES or _lasts(place[1], turn, files)}
     )

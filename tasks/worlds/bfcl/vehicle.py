@@ -325,9 +325,7 @@ class VehicleControlAPI(World):
         return self.store.get("car", name) or {}
 
     def __change(self, part: str, **fields: Any) -> Record:
-        record = {**self.__part(part), **fields}
-        self.store.put("car", part, record)
-        return record
+        return self.store.update("car", part, fields)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
