@@ -60,7 +60,7 @@ CONFIG = {
 TWEET = {"id": 0, "username": "bo", "content": "Hello sun", "tags": ["#sky"], "mentions": []}
 POSTED = {"id": 5, "username": "ann", "content": "Hi", "tags": ["#a"], "mentions": []}
 TICKET = {"id": 7, "title": "New", "description": "", "status": "Open", "priority": 1}
-ORDER = {"order_id": 12447, "order_type": "Buy", "status": "Open", "price": 10.0, "amount": 5}
+ORDER = {"order_id": 12446, "order_type": "Buy", "status": "Open", "price": 10.0, "amount": 5}
 FLIGHT = "'2026-09-10', 'RMS', 'JFK', 'economy'"
 TRIP = {
     "travel_date": "2026-09-10",
@@ -279,13 +279,13 @@ EPISODES = {
         ("place_order('Hold', 'AAPL', 10, 5)", "Buy or Sell"),
         ("place_order('Sell', 'AAPL', 0, 5)", "above 0"),
         (
-            "get_order_details(12447)",
-            {"id": 12447, "order_type": "Buy", "symbol": "AAPL", "price": 10.0, "amount": 5, "status": "Open"},
+            "get_order_details(12446)",
+            {"id": 12446, "order_type": "Buy", "symbol": "AAPL", "price": 10.0, "amount": 5, "status": "Open"},
         ),
         ("get_order_details(1)", "no order 1"),
-        ("get_order_history()", {"order_history": [12345, 12446, 12447]}),
-        ("cancel_order(12447)", {"order_id": 12447, "status": "Cancelled"}),
-        ("cancel_order(12447)", "cancelled and cannot"),
+        ("get_order_history()", {"order_history": [12345, 12446]}),
+        ("cancel_order(12446)", {"order_id": 12446, "status": "Cancelled"}),
+        ("cancel_order(12446)", "cancelled and cannot"),
         ("cancel_order(12345)", "completed and cannot"),
         ("fund_account(0.5)", {"status": "Account funded successfully", "new_balance": 1000.5}),
         ("fund_account(-1)", "above 0"),
@@ -599,6 +599,14 @@ def test_a_field_of_a_configuration_that_is_null_is_as_one_that_is_left_out():
     for api in APIS:
         fields = ("orders", "stocks", "account_info", "tweets", "inbox", "ticket_queue", "doorStatus", "booking_record")
         assert tables_of({api: dict.fromkeys(fields)}, [api]) == tables_of({}, [api])
+
+
+def test_what_is_new_takes_the_number_that_the_configuration_says_is_next():
+    tweets = {"0": {"id": 0, "username": "bo", "content": "old"}}
+    services = world(TwitterAPI={"authenticated": True, "tweets": tweets, "tweet_counter": 0})
+    assert json.loads(played(services, "post_tweet('new')"))["id"] == 0
+    assert json.loads(played(services, "post_tweet('newer')"))["id"] == 1
+    assert json.loads(played(services, "get_tweet(0)"))["content"] == "new"
 
 
 def test_copies_of_copies_do_not_fill_the_memory():
