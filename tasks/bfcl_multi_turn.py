@@ -46,7 +46,7 @@ from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import Event
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
-MAX_SOURCE = 20_000  # characters of a call in a ground truth
+MAX_SOURCE = 32_768  # characters of a call in a ground truth
 NEW_FUNCTIONS = "You can use these functions too, from now on:\n{}\nPlease do now what I asked for."
 _NAMING = {  # the arguments with which functions name what is there
     **dict.fromkeys(("cat", "grep", "rm", "sort", "tail", "wc"), ("file_name",)),

@@ -335,7 +335,6 @@ EPISODES = {
             "purchase_insurance('key', 'full', 80, '3426812', 'card')",
             {"insurance_id": "498276044", "insurance_status": True},
         ),
-        ("purchase_insurance('key', 'full', 8000, '3426812', 'card')", "below the cost"),
         ("purchase_insurance('key', 'full', -1, '3426812', 'card')", "at least 0"),
         (
             "retrieve_invoice('key', '3426812', '498276044')",
@@ -601,6 +600,14 @@ def test_a_field_of_a_configuration_that_is_null_is_as_one_that_is_left_out():
         assert tables_of({api: dict.fromkeys(fields)}, [api]) == tables_of({}, [api])
 
 
+def test_what_no_document_limits_is_not_limited():
+    config = {"access_token": "key", "credit_card_list": {"card": {"balance": 5}}, "booking_record": {"b": {}}}
+    services = world(TravelAPI=config, TradingBot={"authenticated": True, "account_info": {"balance": 5}})
+    assert "insurance_id" in played(services, "purchase_insurance('key', 'full', 80, 'b', 'card')")
+    assert played(services, "get_credit_card_balance('key', 'card')") == '{"card_balance": -75.0}'
+    assert "order_id" in played(services, "place_order('Buy', 'AAPL', 10, 500)")
+
+
 def test_what_is_new_takes_the_number_that_the_configuration_says_is_next():
     tweets = {"0": {"id": 0, "username": "bo", "content": "old"}}
     services = world(TwitterAPI={"authenticated": True, "tweets": tweets, "tweet_counter": 0})
@@ -703,7 +710,7 @@ def test_a_call_is_read_by_the_order_and_the_types_of_its_document(text, call):
     "text",
     ["sort", "sort(", "sort(x)", "sort(__import__('os'))", "sort('a', 'b')", "sort('a', file_name='b')", "no('a')",
      "a.sort('a')", "sort(*['a'])", "sort(**{'file_name': 'a'})", "sort('a'); sort('b')", "sort('a' + 'b')", 5, None,
-     "sort(" * 3000, f"sort('{'a' * 30_000}')", "mean([1e999])", "sort(b'a')", "lambda: 1"],
+     "sort(" * 3000, f"sort('{'a' * 40_000}')", "mean([1e999])", "sort(b'a')", "lambda: 1"],
 )  # fmt: skip
 def test_what_is_no_call_of_literals_is_refused_in_one_line(text):
     with pytest.raises(TaskDataError, match="is not a call of literals") as caught:
