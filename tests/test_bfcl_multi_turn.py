@@ -529,6 +529,7 @@ def test_doors_may_be_locked_one_by_one_but_none_of_them_twice(tmp_path):
     each = [call("lockDoors", unlock=False, door=[door]) for door in doors]
     for calls in ([every], each, each[1:], [each[0], every], [every, each[3]]):
         assert play(env, task, [calls, "Done."])[0] == 1.0
+    assert play(env, task, [[call("lockDoors", unlock=False, door=[*doors, "driver"])], "Done."])[0] == 0.0
     for at in range(1, 4):
         reward, verdict = play(env, task, [[each[at], every], "Done."])
         assert (reward, verdict.components["state"], verdict.components["log"]) == (0.0, 1.0, 0.0)

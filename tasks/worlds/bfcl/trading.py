@@ -216,7 +216,7 @@ class TradingBot(World):
         """
         self.__user()
         self.__stock(symbol)
-        kind = order_type.strip().title()
+        kind = order_type.title()
         if kind not in ("Buy", "Sell"):
             raise ValueError(f"order_type must be Buy or Sell, not {order_type[:20]!r}")
         if price <= 0 or amount <= 0:

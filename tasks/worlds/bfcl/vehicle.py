@@ -241,6 +241,8 @@ class VehicleControlAPI(World):
         """
         for name in door:
             _one_of("door", name, _DOORS)
+        if len(set(door)) < len(door):
+            raise ValueError("each door must be named once")
         status = "unlocked" if unlock else "locked"
         doors = self.__change("doors", **dict.fromkeys(door, status))
         return {"lockStatus": status, "remainingUnlockedDoors": list(doors.values()).count("unlocked")}
