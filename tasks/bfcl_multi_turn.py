@@ -19,6 +19,7 @@ Categories: base; miss_func, some functions are offered only from a later line o
 miss_param, a fact is left out and given with the next line; long_context, with much more in the world (`bulk`, our
 own: BFCL adds such by code), and the files and folders that the ground truth takes for granted.
 `echo` writes to a file that is there; it creates one only in rows whose ground truth takes that for granted.
+Tokens, bookings, cards and insurances get the numbers by which the ground truth names them.
 
 A call of the ground truth that the world refuses changes nothing: it is no part of the gold episode, and listed in
 `metadata["refused"]`. A row with a call that is no call of literals is left out, and the task set says so (`left_out`).
@@ -45,7 +46,7 @@ from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import Event
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
-MAX_SOURCE = 20_000  # characters of a call in a ground truth
+MAX_SOURCE = 32_768  # characters of a call in a ground truth
 NEW_FUNCTIONS = "You can use these functions too, from now on:\n{}\nPlease do now what I asked for."
 _NAMING = {  # the arguments with which functions name what is there
     **dict.fromkeys(("cat", "grep", "rm", "sort", "tail", "wc"), ("file_name",)),
@@ -53,6 +54,12 @@ _NAMING = {  # the arguments with which functions name what is there
     "diff": ("file_name1", "file_name2"),
     "cd": ("folder",),
     "rmdir": ("dir_name",),
+}
+_NUMBERED = {  # where what an argument names is, and of how many digits its number is
+    "access_token": ("tokens", 6),  # which no table holds
+    "booking_id": ("bookings", 7),
+    "card_id": ("cards", 12),
+    "insurance_id": ("insurances", 9),
 }
 _ADDED = "This file is there to make the task long."
 
@@ -99,7 +106,7 @@ def _to_task(row: Row, category: str, answers: Mapping[str, Any]) -> Task:
     state = _state(row, names)
     if category == "long_context":
         state = _with_named_files(lengthened(state, task_id), calls)
-    state = _with_echo(state, calls)
+    state = _with_numbers(_with_echo(state, calls), calls)
     metadata = {"category": category, "world": "bfcl", "state": state, "tools": tools, "user": lines}
     gold, refused = _gold(Task(task_id, lines[0]["says"], None, metadata), calls)
     return Task(task_id, lines[0]["says"], {"turns": gold}, MappingProxyType({**metadata, "refused": refused}))
@@ -170,7 +177,8 @@ def parse_call(text: Any) -> Call:
     """The call that a text such as `sort('notes.txt')` is; nothing in it is evaluated. Raises TaskDataError.
 
     Arguments without a name are the function's in the order of its document. A literal that is not of the documented
-    type, but spells a value of it, is read as that: 5 as "5" for a text, 5.0 as 5 for a whole number.
+    type, but spells a value of it, is read as that: 5 as "5" for a text, 5.0 as 5 for a whole number, "5" as 5.0 for a
+    number, "a" as ["a"] for a list. An argument that has a default and is None is left out.
     """
     try:
         if not isinstance(text, str) or len(text) > MAX_SOURCE:
@@ -189,7 +197,12 @@ def parse_call(text: Any) -> Call:
         given = list(zip(schemas, call.args, strict=False)) + [(str(word.arg), word.value) for word in call.keywords]
         if len({argument for argument, _ in given}) < len(given):
             raise ValueError("an argument is given twice")
-        arguments = {argument: _fitted(ast.literal_eval(node), schemas.get(argument, {})) for argument, node in given}
+        values = {argument: ast.literal_eval(node) for argument, node in given}
+        arguments = {
+            argument: _fitted(value, schemas.get(argument, {}))
+            for argument, value in values.items()
+            if value is not None or "default" not in schemas.get(argument, {})
+        }
         json.dumps(arguments, allow_nan=False)
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise TaskDataError(f"the ground truth {str(text)[:80]!r} is not a call of literals ({error})") from error
@@ -197,16 +210,27 @@ def parse_call(text: Any) -> Call:
 
 
 def _fitted(value: Any, schema: Mapping[str, Any]) -> Any:
-    kind, number = schema.get("type"), isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "string" and number:
+    kind = schema.get("type")
+    if kind == "string" and isinstance(value, int | float):
         return str(value)
+    if kind == "number" and isinstance(value, str):
+        return _number(value)
     if kind == "integer" and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind == "integer" and isinstance(value, str) and value.isdecimal():
         return int(value)
+    if kind == "array" and isinstance(value, str):
+        value = [value]
     if isinstance(value, tuple | list):
         return [_fitted(each, schema.get("items", {})) for each in value]
     return value
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _with_named_files(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
@@ -230,6 +254,33 @@ def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[s
         if world.events[-1].failed and call["name"] == "echo":
             return {**state, "shell": {"echo": {"creates": True}}}
     return state
+
+
+def _with_numbers(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
+    """The state, in which a token, booking, card or insurance gets the number by which a later call names it."""
+    while "travel" in state:
+        world, given = Services(state), dict(state["travel"].get("given", {}))
+        wanted = (found for turn in calls for call in turn for found in _unknown_numbers(world, call))
+        place, number = next(((place, number) for place, number in wanted if place not in given), ("", ""))
+        if not place:
+            break
+        state = {**state, "travel": {**state["travel"], "given": {**given, place: number}}}
+    return state
+
+
+def _unknown_numbers(world: Services, call: Call) -> Iterator[tuple[str, str]]:
+    """The numbers that a call names and that nothing has, each with the place of the latest one drawn of its digits.
+
+    Makes the call.
+    """
+    world.call(**call)
+    if not world.events[-1].failed:
+        return
+    drawn = (world.store.get("travel", "numbers") or {"drawn": []})["drawn"]
+    for argument, (table, digits) in _NUMBERED.items():
+        number = str(call["arguments"].get(argument, ""))
+        if number.isdecimal() and len(number) == digits and digits in drawn and (table, number) not in world.store:
+            yield str(len(drawn) - drawn[::-1].index(digits)), number
 
 
 def _missing(world: Services, call: Call) -> Iterator[tuple[str, Record]]:

@@ -519,6 +519,59 @@ def test_an_act_that_changes_nothing_must_be_made_all_the_same(tmp_path):
     assert play(env, task, [[lock, *fills], "Done."])[1].components["log"] == 0.0
 
 
+def test_doors_may_be_locked_one_by_one_but_none_of_them_twice(tmp_path):
+    doors = ["driver", "passenger", "rear_left", "rear_right"]
+    config = {"VehicleControlAPI": {"doorStatus": {"driver": "locked"}}}
+    row = {**ROW, "initial_config": config, "involved_classes": ["VehicleControlAPI"], "question": ROW["question"][:1]}
+    env = gym.make(ENV, source=write(tmp_path, row, truths={"r0": [[f"lockDoors(False, {doors})"]]})).unwrapped
+    task = env.tasks[0]
+    every = call("lockDoors", unlock=False, door=doors)
+    each = [call("lockDoors", unlock=False, door=[door]) for door in doors]
+    for calls in ([every], each, each[1:], [each[0], every], [every, each[3]]):
+        assert play(env, task, [calls, "Done."])[0] == 1.0
+    assert play(env, task, [[call("lockDoors", unlock=False, door=[*doors, "driver"])], "Done."])[0] == 0.0
+    for at in range(1, 4):
+        reward, verdict = play(env, task, [[each[at], every], "Done."])
+        assert (reward, verdict.components["state"], verdict.components["log"]) == (0.0, 1.0, 0.0)
+
+
+def test_an_act_of_which_nothing_is_left_to_see_must_be_made_as_it_was(tmp_path):
+    config = {
+        "TravelAPI": {"access_token": "key", "credit_card_list": {"card": {"balance": 5000}}},
+        "VehicleControlAPI": {},
+    }
+    book = "book_flight('key', 'card', '2026-10-15', 'SFO', 'LAX', 'first')"
+    row = {**ROW, "initial_config": config, "involved_classes": [*config], "question": ROW["question"][:2]}
+    truths = {"r0": [[book, "cancel_booking('key', '3426812')"], ["setHeadlights('auto')", "setHeadlights('off')"]]}
+    env = gym.make(ENV, source=write(tmp_path, row, truths=truths)).unwrapped
+    task = env.tasks[0]
+    turns = task.target["turns"]
+    assert play(env, task, turns)[0] == 1.0
+    for at, name, value in ((0, "travel_to", "RMS"), (0, "travel_date", "2026-10-17"), (2, "mode", "on")):
+        changed = deepcopy(turns)
+        changed[at][0]["arguments"][name] = value
+        reward, verdict = play(env, task, changed)
+        assert (reward, verdict.components["state"], verdict.components["done"]) == (0.0, 1.0, 0.0), name
+
+
+def test_tokens_and_bookings_get_the_numbers_by_which_the_ground_truth_names_them(tmp_path):
+    config = {"TravelAPI": {}}
+    truth = [
+        [
+            "authenticate_travel('i', 's', 'r', 'read_write', 'Ann', 'Lee')",
+            "register_credit_card('654321', '4012', '12/2028', 'Ann Lee', 465)",
+            "book_flight('654321', '391310425148', '2026-10-15', 'SFO', 'LAX', 'first')",
+        ],
+        ["purchase_insurance('654321', 'full', 50, '7654321', '391310425148')"],
+        ["retrieve_invoice('654321', insurance_id='123456789')", "cancel_booking('654321', '7654321')"],
+    ]
+    row = {**ROW, "initial_config": config, "involved_classes": [*config]}
+    env = gym.make(ENV, source=write(tmp_path, row, truths={"r0": truth})).unwrapped
+    task = env.tasks[0]
+    assert task.metadata["refused"] == []
+    assert play(env, task, env.gold_episodes(task)[0])[0] == 1.0
+
+
 def test_an_episode_that_is_cut_short_is_wrong(made):
     env, task = made
     env = gym.make(ENV, source=env.tasks[0].metadata and str(Path(env.spec.kwargs["source"])), max_turns=4).unwrapped

@@ -60,7 +60,7 @@ CONFIG = {
 TWEET = {"id": 0, "username": "bo", "content": "Hello sun", "tags": ["#sky"], "mentions": []}
 POSTED = {"id": 5, "username": "ann", "content": "Hi", "tags": ["#a"], "mentions": []}
 TICKET = {"id": 7, "title": "New", "description": "", "status": "Open", "priority": 1}
-ORDER = {"order_id": 12447, "order_type": "Buy", "status": "Open", "price": 10.0, "amount": 5}
+ORDER = {"order_id": 12446, "order_type": "Buy", "status": "Open", "price": 10.0, "amount": 5}
 FLIGHT = "'2026-09-10', 'RMS', 'JFK', 'economy'"
 TRIP = {
     "travel_date": "2026-09-10",
@@ -276,17 +276,16 @@ EPISODES = {
         ("remove_stock_from_watchlist('ZETA')", "not on the watchlist"),
         ("get_watchlist()", {"watchlist": ["AAPL"]}),
         ("place_order('Buy', 'AAPL', 10, 5)", ORDER),
-        ("place_order('Buy', 'AAPL', 10, 500)", "below the 5000.00"),
         ("place_order('Hold', 'AAPL', 10, 5)", "Buy or Sell"),
         ("place_order('Sell', 'AAPL', 0, 5)", "above 0"),
         (
-            "get_order_details(12447)",
-            {"id": 12447, "order_type": "Buy", "symbol": "AAPL", "price": 10.0, "amount": 5, "status": "Open"},
+            "get_order_details(12446)",
+            {"id": 12446, "order_type": "Buy", "symbol": "AAPL", "price": 10.0, "amount": 5, "status": "Open"},
         ),
         ("get_order_details(1)", "no order 1"),
-        ("get_order_history()", {"order_history": [12345, 12446, 12447]}),
-        ("cancel_order(12447)", {"order_id": 12447, "status": "Cancelled"}),
-        ("cancel_order(12447)", "cancelled and cannot"),
+        ("get_order_history()", {"order_history": [12345, 12446]}),
+        ("cancel_order(12446)", {"order_id": 12446, "status": "Cancelled"}),
+        ("cancel_order(12446)", "cancelled and cannot"),
         ("cancel_order(12345)", "completed and cannot"),
         ("fund_account(0.5)", {"status": "Account funded successfully", "new_balance": 1000.5}),
         ("fund_account(-1)", "above 0"),
@@ -336,7 +335,6 @@ EPISODES = {
             "purchase_insurance('key', 'full', 80, '3426812', 'card')",
             {"insurance_id": "498276044", "insurance_status": True},
         ),
-        ("purchase_insurance('key', 'full', 8000, '3426812', 'card')", "below the cost"),
         ("purchase_insurance('key', 'full', -1, '3426812', 'card')", "at least 0"),
         (
             "retrieve_invoice('key', '3426812', '498276044')",
@@ -588,6 +586,36 @@ def test_numbers_of_bookings_and_cards_follow_from_the_order_of_the_calls():
     assert card == {"card_id": "262919693687"}
 
 
+def test_a_number_that_the_state_gives_is_used_in_place_of_one_that_is_drawn():
+    state = tables_of({"TravelAPI": {"access_token": "key"}}, ["TravelAPI"])
+    services = Services({**state, "travel": {**state["travel"], "given": {"2": "1234567"}}})
+    played(services, "register_credit_card('key', '4012', '12/2028', 'Ann Lee', 465)")
+    booked = played(services, "book_flight('key', '262919693687', '2026-10-15', 'SFO', 'LAX', 'first')")
+    assert json.loads(booked)["booking_id"] == "1234567"
+
+
+def test_a_field_of_a_configuration_that_is_null_is_as_one_that_is_left_out():
+    for api in APIS:
+        fields = ("orders", "stocks", "account_info", "tweets", "inbox", "ticket_queue", "doorStatus", "booking_record")
+        assert tables_of({api: dict.fromkeys(fields)}, [api]) == tables_of({}, [api])
+
+
+def test_what_no_document_limits_is_not_limited():
+    config = {"access_token": "key", "credit_card_list": {"card": {"balance": 5}}, "booking_record": {"b": {}}}
+    services = world(TravelAPI=config, TradingBot={"authenticated": True, "account_info": {"balance": 5}})
+    assert "insurance_id" in played(services, "purchase_insurance('key', 'full', 80, 'b', 'card')")
+    assert played(services, "get_credit_card_balance('key', 'card')") == '{"card_balance": -75.0}'
+    assert "order_id" in played(services, "place_order('Buy', 'AAPL', 10, 500)")
+
+
+def test_what_is_new_takes_the_number_that_the_configuration_says_is_next():
+    tweets = {"0": {"id": 0, "username": "bo", "content": "old"}}
+    services = world(TwitterAPI={"authenticated": True, "tweets": tweets, "tweet_counter": 0})
+    assert json.loads(played(services, "post_tweet('new')"))["id"] == 0
+    assert json.loads(played(services, "post_tweet('newer')"))["id"] == 1
+    assert json.loads(played(services, "get_tweet(0)"))["content"] == "new"
+
+
 def test_copies_of_copies_do_not_fill_the_memory():
     services, calls = world(), ["mkdir('box')", "touch('file')", "mv('file', 'box')"]
     for number in range(20):
@@ -664,6 +692,14 @@ def test_a_long_world_is_a_function_of_its_seed_and_holds_all_that_the_short_one
         ("mean((1, -2.5))", {"name": "mean", "arguments": {"numbers": [1, -2.5]}}),
         ("mention(1, [2])", {"name": "mention", "arguments": {"tweet_id": 1, "mentioned_usernames": ["2"]}}),
         ("ls(a=True)", {"name": "ls", "arguments": {"a": True}}),
+        ("echo('a', file_name=None)", {"name": "echo", "arguments": {"content": "a"}}),
+        ("post_tweet('a', '#b', None)", {"name": "post_tweet", "arguments": {"content": "a", "tags": ["#b"]}}),
+        ("fund_account('5')", {"name": "fund_account", "arguments": {"amount": 5.0}}),
+        ("fund_account('five')", {"name": "fund_account", "arguments": {"amount": "five"}}),
+        (
+            "get_budget_fiscal_year(includeRemoved=True)",
+            {"name": "get_budget_fiscal_year", "arguments": {"includeRemoved": "True"}},
+        ),
     ],
 )
 def test_a_call_is_read_by_the_order_and_the_types_of_its_document(text, call):
@@ -674,7 +710,7 @@ def test_a_call_is_read_by_the_order_and_the_types_of_its_document(text, call):
     "text",
     ["sort", "sort(", "sort(x)", "sort(__import__('os'))", "sort('a', 'b')", "sort('a', file_name='b')", "no('a')",
      "a.sort('a')", "sort(*['a'])", "sort(**{'file_name': 'a'})", "sort('a'); sort('b')", "sort('a' + 'b')", 5, None,
-     "sort(" * 3000, f"sort('{'a' * 30_000}')", "mean([1e999])", "sort(b'a')", "lambda: 1"],
+     "sort(" * 3000, f"sort('{'a' * 40_000}')", "mean([1e999])", "sort(b'a')", "lambda: 1"],
 )  # fmt: skip
 def test_what_is_no_call_of_literals_is_refused_in_one_line(text):
     with pytest.raises(TaskDataError, match="is not a call of literals") as caught:

@@ -45,10 +45,12 @@ class BFCLTurnsVerifier(Verifier):
 
     - `state`: what differs from the world's start is the same, with exact types. Where the agent stands in the file
       system counts only if the gold calls on files end with going there.
-    - `log`: each field was written as often as by the gold calls of this line, even if that was undone or written over;
-      a file or folder that was there neither before nor after does not count.
-    - `done`: a gold call of a function that changes things, but changed nothing (the doors were locked already), was
-      made as often, with the same arguments; defaults and the order of a list do not count.
+    - `log`: each field was written as often as by the gold calls of this line, even if that was undone or written over,
+      or the same again beside others (a door locked alone, then with all); a file or folder that was there neither
+      before nor after does not count.
+    - `done`: a gold call of a function that changes things of which nothing was left to see (the doors were locked
+      already, a flight was booked and cancelled at once) was made as often, with the same arguments; defaults and the
+      order of a list do not count.
     - `seen`: what the gold calls look up was looked up: a call of the same function gave the same result, now or
       before. What can be guessed is not to be guessed.
     - `told`: each result that the gold message quotes is quoted in the agent's message, and what the agent quotes is
@@ -152,8 +154,10 @@ def _log_problem(turn: _Turn, right: _Turn, files: Mapping[str, Record]) -> str:
 
 
 def _written(turn: _Turn, files: Mapping[str, Record]) -> Counter[Touched]:
-    """How many calls wrote each field that counts."""
-    places = Counter(place for event in turn.events for place in event.touched if place[0] != NAVIGATION)
+    """How many of the calls that changed something wrote each field that counts and that the turn changed."""
+    changed = {place for event in turn.events for place in event.touched if place[0] != NAVIGATION}
+    acts = [event for event in turn.events if event.touched]
+    places = Counter(place for event in acts for place in changed.intersection(event.touched + event.named))
     return Counter(
         {place: count for place, count in places.items() if place[0] != FILES or _lasts(place[1], turn, files)}
     )
@@ -166,13 +170,30 @@ def _lasts(path: str, turn: _Turn, files: Mapping[str, Record]) -> bool:
 
 def _done_problem(turn: _Turn, right: _Turn) -> str:
     made, expected = (Counter(_key(event) for event in each.events if not event.failed) for each in (turn, right))
-    missing = [event.name for event in _idle(right) if made[_key(event)] < expected[_key(event)]]
+    missing = [event.name for event in _traceless(right) if made[_key(event)] < expected[_key(event)]]
     return f"the agent did not call {missing[0]} as it had to" if missing else ""
 
 
 def _idle(turn: _Turn) -> list[Event]:
     """The calls of functions that change things that changed nothing."""
     return [event for event in turn.events if event.name in ACTS and not event.touched and not event.failed]
+
+
+def _traceless(turn: _Turn) -> list[Event]:
+    """The calls of functions that change things of which the state after the turn shows nothing.
+
+    Files count by what became of them: they may be renamed before they are moved, or after.
+    """
+    events = [event for event in turn.events if event.name in ACTS and not event.failed]
+    return [event for at, event in enumerate(events) if _covered(event, events[at + 1 :], turn)]
+
+
+def _covered(event: Event, later: Sequence[Event], turn: _Turn) -> bool:
+    """Whether all that a call wrote was written again, or a record that it made is gone."""
+    rewritten = {place for each in later for place in each.touched}
+    made = [(table, key) for table, key, field in event.touched if not field and table != FILES]
+    gone = any(not turn.after.get(table, {}).get(key) and (table, key, "") in rewritten for table, key in made)
+    return gone or all(place in rewritten and (place[2] or place[0] != FILES) for place in event.touched)
 
 
 def _seen_problem(made: Sequence[Event], right: _Turn) -> str:

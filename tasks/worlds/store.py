@@ -23,8 +23,9 @@ class Store:
     """Tables of records of plain JSON data, read and written by key.
 
     The base is shared by all forks and never written: a fork costs as much as was changed, however large the base.
-    A record that is read is a copy, one that is written is copied, so nobody can change the state but by `put` and
-    `delete`. What was read and written since the store was made or forked is noted in `seen` and `touched`.
+    A record that is read is a copy, one that is written is copied, so nobody can change the state but by `put`,
+    `update` and `delete`. What was read and written since the store was made or forked is noted in `seen` and
+    `touched`; in `named` also the fields that were updated to what they were.
     """
 
     def __init__(self, base: Tables) -> None:
@@ -32,6 +33,7 @@ class Store:
         self._changed: Changes = {}
         self._seen: dict[Place, None] = {}
         self._touched: dict[Touched, None] = {}
+        self._named: dict[Touched, None] = {}
 
     def __contains__(self, place: Place) -> bool:
         return self._find(*place) is not None
@@ -76,6 +78,13 @@ class Store:
         self._touched.update(dict.fromkeys((table, key, field) for field in fields))
         self._changed.setdefault(table, {})[key] = new
 
+    def update(self, table: str, key: str, fields: Record) -> Record:
+        """Writes some fields of a record, of a new one if there is none, and returns the whole."""
+        record = {**(self.get(table, key) or {}), **fields}
+        self.put(table, key, record)
+        self._named.update(dict.fromkeys((table, key, name) for name in fields))
+        return record
+
     def add(self, table: str, record: Record) -> str:
         """Writes a record under a new key of six digits, and returns it.
 
@@ -103,6 +112,11 @@ class Store:
     def touched(self) -> tuple[Touched, ...]:
         """What was written, even if it was undone."""
         return tuple(self._touched)
+
+    @property
+    def named(self) -> tuple[Touched, ...]:
+        """The fields that `update` was given, changed or not."""
+        return tuple(self._named)
 
     def changes(self) -> Changes:
         """What differs from the base."""

@@ -19,7 +19,10 @@ from verigym.tasks.worlds.tool import Tool, failure
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One call, what it gave, whether it failed, what it wrote, which records it read, and which line it answers."""
+    """One call, what it gave, whether it failed, what it wrote, which records it read, and which line it answers.
+
+    `named` are the fields that it updated, even to what they were.
+    """
 
     name: str
     arguments: Mapping[str, Any]
@@ -28,6 +31,7 @@ class Event:
     touched: tuple[Touched, ...] = ()
     seen: tuple[Place, ...] = ()
     line: int = 0
+    named: tuple[Touched, ...] = ()
 
 
 class World:
@@ -92,7 +96,8 @@ class World:
         done = self.store
         if failed:
             self.store = before
-        self.events.append(Event(name, arguments, result, failed, () if failed else done.touched, done.seen, self.line))
+        touched, named = ((), ()) if failed else (done.touched, done.named)
+        self.events.append(Event(name, arguments, result, failed, touched, done.seen, self.line, named))
         return result
 
     @property

@@ -69,7 +69,7 @@ class TicketAPI(World):
             ticket_id: The number of the ticket.
             updates: The new values by field: title, description, status (texts), priority (a whole number).
         """
-        ticket = self.__ticket(ticket_id)
+        self.__ticket(ticket_id)
         if not updates:
             raise ValueError(f"updates must have some of {', '.join(_FIELDS)}")
         for name, value in updates.items():
@@ -79,7 +79,7 @@ class TicketAPI(World):
                 raise ValueError(f"the {name} of a ticket must be {'a text' if name != 'priority' else 'an integer'}")
         if type(updates.get("priority")) is int:  # some rows have priorities such as "High"
             _check_priority(updates["priority"])
-        self.store.put("tickets", str(ticket_id), {**ticket, **updates})
+        self.store.update("tickets", str(ticket_id), updates)
         return {"status": f"Ticket {ticket_id} has been updated"}
 
     def get_ticket(self, ticket_id: int) -> dict[str, Any]:

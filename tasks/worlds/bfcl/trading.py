@@ -216,16 +216,12 @@ class TradingBot(World):
         """
         self.__user()
         self.__stock(symbol)
-        kind = order_type.strip().title()
+        kind = order_type.title()
         if kind not in ("Buy", "Sell"):
             raise ValueError(f"order_type must be Buy or Sell, not {order_type[:20]!r}")
         if price <= 0 or amount <= 0:
             raise ValueError("price and amount must be above 0")
-        if kind == "Buy" and price * amount > self.__record("account")["balance"]:
-            raise ValueError(f"the balance of the account is below the {price * amount:.2f} of this order")
-        number = self.__record("counter")["next"]
-        while ("orders", str(number)) in self.store:
-            number += 1
+        number = self.__record("counter")["next"]  # which an order of the start may have: it gives way
         order = {"order_type": kind, "symbol": symbol, "price": float(price), "amount": amount, "status": "Open"}
         self.store.put("orders", str(number), {"id": number, **order})
         self.store.put("trading", "counter", {"next": number + 1})

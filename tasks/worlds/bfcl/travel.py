@@ -232,7 +232,7 @@ class TravelAPI(World):
         booking_id: str,
         card_id: str,
     ) -> dict[str, Any]:
-        """Buy an insurance for a booking and pay for it by card.
+        """Buy an insurance for a booking and pay for it by card, even above its balance.
 
         Args:
             access_token: The token of the session.
@@ -245,7 +245,7 @@ class TravelAPI(World):
         self.__booking(booking_id)
         if insurance_cost < 0:
             raise ValueError("insurance_cost must be at least 0")
-        self.__charge(card_id, float(insurance_cost))
+        self.__charge(card_id, float(insurance_cost), on_credit=True)
         insurance_id = self.__number(9)
         bought = {"booking_id": booking_id, "insurance_type": insurance_type, "insurance_cost": float(insurance_cost)}
         self.store.put("insurances", insurance_id, {**bought, "card_id": card_id})
@@ -357,16 +357,22 @@ class TravelAPI(World):
             raise ValueError(f"there is no booking {booking_id[:40]}")
         return booking
 
-    def __charge(self, card_id: str, cost: float) -> None:
+    def __charge(self, card_id: str, cost: float, *, on_credit: bool = False) -> None:
         card = self.__card(card_id)
-        if cost > card["balance"]:
+        if cost > card["balance"] and not on_credit:
             raise ValueError(f"the balance of card {card_id} is {card['balance']}, below the cost of {cost}")
         self.store.put("cards", card_id, {**card, "balance": round(card["balance"] - cost, 2)})
 
     def __number(self, digits: int) -> str:
-        """The next id: the numbers drawn so far, by their digits, are drawn again from the seed."""
+        """The next id: the numbers drawn so far, by their digits, are drawn again from the seed.
+
+        One that the state gives, by its place in this order, takes the place of the one that is drawn.
+        """
         drawn = [*(self.store.get("travel", "numbers") or {"drawn": []})["drawn"], digits]
         self.store.put("travel", "numbers", {"drawn": drawn})
+        given = self.store.get("travel", "given") or {}
+        if str(len(drawn)) in given:
+            return str(given[str(len(drawn))])
         generator = random.Random(_SEED)
         return str([generator.randint(10 ** (each - 1), 10**each - 1) for each in drawn][-1])
 

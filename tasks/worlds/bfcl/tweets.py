@@ -157,9 +157,8 @@ class TwitterAPI(World):
             tags: Its tags, each with # before it, if the user wants any.
             mentions: The users that it mentions, each with @ before the name, if the user wants any.
         """
-        user, number = self.__user(), self.__record("counter")["next"]
-        while ("tweets", str(number)) in self.store:
-            number += 1
+        user = self.__user()
+        number = self.__record("counter")["next"]  # which a tweet of the start may have: it gives way
         tweet = {"id": number, "username": user, "content": content, "tags": tags, "mentions": mentions}
         self.store.put("tweets", str(number), tweet)
         self.store.put("twitter", "counter", {"next": number + 1})

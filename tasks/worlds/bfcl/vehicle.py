@@ -241,6 +241,8 @@ class VehicleControlAPI(World):
         """
         for name in door:
             _one_of("door", name, _DOORS)
+        if len(set(door)) < len(door):
+            raise ValueError("each door must be named once")
         status = "unlocked" if unlock else "locked"
         doors = self.__change("doors", **dict.fromkeys(door, status))
         return {"lockStatus": status, "remainingUnlockedDoors": list(doors.values()).count("unlocked")}
@@ -325,9 +327,7 @@ class VehicleControlAPI(World):
         return self.store.get("car", name) or {}
 
     def __change(self, part: str, **fields: Any) -> Record:
-        record = {**self.__part(part), **fields}
-        self.store.put("car", part, record)
-        return record
+        return self.store.update("car", part, fields)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

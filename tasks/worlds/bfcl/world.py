@@ -61,8 +61,9 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def tables_of(config: Mapping[str, Any], names: list[str]) -> Tables:
-    """The state that a row's `initial_config` describes, for the services of these names."""
+    """The state that a row's `initial_config` describes, for the services of these names; null is as nothing."""
     found: Tables = {}
     for name in names:
-        found |= _TABLES[APIS[name]](config.get(name) or {})
+        fields = config.get(name) or {}
+        found |= _TABLES[APIS[name]]({field: value for field, value in fields.items() if value is not None})
     return found
