@@ -17,7 +17,7 @@ is a gold episode: for each line the calls of the ground truth, and a message th
 
 Categories: base; miss_func, some functions are offered only from a later line on, which shows their documents;
 miss_param, a fact is left out and given with the next line; long_context, with much more in the world (`bulk`, our
-own: BFCL adds such by code), and the files and folders that the ground truth takes for granted.
+own: BFCL adds such by code). Files and folders that the ground truth takes for granted are there in all of them.
 `echo` writes to a file that is there; it creates one only in rows whose ground truth takes that for granted.
 Tokens, bookings, cards and insurances get the numbers by which the ground truth names them.
 
@@ -28,42 +28,25 @@ There is one split, test, and the source is as that of `bfcl`.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from verigym.tasks._bfcl_calls import Call, parse_call
+from verigym.tasks._bfcl_granted import granted
 from verigym.tasks._rows import Row, UnusableRow, read_jsonl
 from verigym.tasks.bfcl import HUB_ID, SPLITS, Place, answers_of
 from verigym.tasks.canonical import MAX_CALLS
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
-from verigym.tasks.worlds.bfcl import ACTS, APIS, FILES, NAVIGATION, Services, lengthened, tables_of
+from verigym.tasks.worlds.bfcl import ACTS, APIS, NAVIGATION, Services, lengthened, tables_of
 from verigym.tasks.worlds.scenario import Scenario
-from verigym.tasks.worlds.store import Record
 from verigym.tasks.worlds.world import Event
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
-MAX_SOURCE = 32_768  # characters of a call in a ground truth
 NEW_FUNCTIONS = "You can use these functions too, from now on:\n{}\nPlease do now what I asked for."
-_NAMING = {  # the arguments with which functions name what is there
-    **dict.fromkeys(("cat", "grep", "rm", "sort", "tail", "wc"), ("file_name",)),
-    **dict.fromkeys(("cp", "mv"), ("source",)),
-    "diff": ("file_name1", "file_name2"),
-    "cd": ("folder",),
-    "rmdir": ("dir_name",),
-}
-_NUMBERED = {  # where what an argument names is, and of how many digits its number is
-    "access_token": ("tokens", 6),  # which no table holds
-    "booking_id": ("bookings", 7),
-    "card_id": ("cards", 12),
-    "insurance_id": ("insurances", 9),
-}
-_ADDED = "This file is there to make the task long."
-
-Call = dict[str, Any]
 
 
 def load(split: str = "test", source: str | os.PathLike[str] | None = None, *, category: str = "base") -> TaskSet:
@@ -105,8 +88,8 @@ def _to_task(row: Row, category: str, answers: Mapping[str, Any]) -> Task:
     tools = tuple(name for api in APIS if api in names for name in APIS[api].tools() if name not in withheld)
     state = _state(row, names)
     if category == "long_context":
-        state = _with_named_files(lengthened(state, task_id), calls)
-    state = _with_numbers(_with_echo(state, calls), calls)
+        state = lengthened(state, task_id)
+    state = granted(state, calls)
     metadata = {"category": category, "world": "bfcl", "state": state, "tools": tools, "user": lines}
     gold, refused = _gold(Task(task_id, lines[0]["says"], None, metadata), calls)
     return Task(task_id, lines[0]["says"], {"turns": gold}, MappingProxyType({**metadata, "refused": refused}))
@@ -168,132 +151,6 @@ def _line(row: Row, turn: Any, offered: Sequence[str]) -> dict[str, Any]:
     if not "".join(said).strip():
         raise row.unusable("a turn in which no function is new has no message of the user")
     return {"says": "\n\n".join(said), "any_answer": True, **({"tools": tuple(offered)} if offered else {})}
-
-
-# The calls of a ground truth.
-
-
-def parse_call(text: Any) -> Call:
-    """The call that a text such as `sort('notes.txt')` is; nothing in it is evaluated. Raises TaskDataError.
-
-    Arguments without a name are the function's in the order of its document. A literal that is not of the documented
-    type, but spells a value of it, is read as that: 5 as "5" for a text, 5.0 as 5 for a whole number, "5" as 5.0 for a
-    number, "a" as ["a"] for a list. An argument that has a default and is None is left out.
-    """
-    try:
-        if not isinstance(text, str) or len(text) > MAX_SOURCE:
-            raise ValueError(f"it must be a text of at most {MAX_SOURCE} characters")
-        call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise ValueError("it is no call of a function by its name")
-        name = call.func.id
-        if name not in Services.tools():
-            raise ValueError(f"there is no function {name[:40]}")
-        schemas = Services.tools()[name].parameters["properties"]
-        if len(call.args) > len(schemas):
-            raise ValueError(f"{name} takes {len(schemas)} arguments")
-        if any(word.arg is None for word in call.keywords):
-            raise ValueError("its arguments must be written out")
-        given = list(zip(schemas, call.args, strict=False)) + [(str(word.arg), word.value) for word in call.keywords]
-        if len({argument for argument, _ in given}) < len(given):
-            raise ValueError("an argument is given twice")
-        values = {argument: ast.literal_eval(node) for argument, node in given}
-        arguments = {
-            argument: _fitted(value, schemas.get(argument, {}))
-            for argument, value in values.items()
-            if value is not None or "default" not in schemas.get(argument, {})
-        }
-        json.dumps(arguments, allow_nan=False)
-    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
-        raise TaskDataError(f"the ground truth {str(text)[:80]!r} is not a call of literals ({error})") from error
-    return {"name": name, "arguments": arguments}
-
-
-def _fitted(value: Any, schema: Mapping[str, Any]) -> Any:
-    kind = schema.get("type")
-    if kind == "string" and isinstance(value, int | float):
-        return str(value)
-    if kind == "number" and isinstance(value, str):
-        return _number(value)
-    if kind == "integer" and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind == "integer" and isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if kind == "array" and isinstance(value, str):
-        value = [value]
-    if isinstance(value, tuple | list):
-        return [_fitted(each, schema.get("items", {})) for each in value]
-    return value
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _with_named_files(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
-    """The state, and the files that the calls take for granted in the folder where they are made."""
-    if FILES not in state:
-        return state
-    while True:
-        world = Services(state)
-        missing = (found for turn in calls for call in turn for found in _missing(world, call))
-        path, entry = next(((path, entry) for path, entry in missing if path not in state[FILES]), ("", {}))
-        if not path:
-            return state
-        state = {**state, FILES: {**state[FILES], path: entry}}
-
-
-def _with_echo(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
-    """The state, in which echo creates a file if the calls take that for granted."""
-    world = Services(state)
-    for call in (call for turn in calls for call in turn):
-        world.call(**call)
-        if world.events[-1].failed and call["name"] == "echo":
-            return {**state, "shell": {"echo": {"creates": True}}}
-    return state
-
-
-def _with_numbers(state: dict[str, Any], calls: Sequence[Sequence[Call]]) -> dict[str, Any]:
-    """The state, in which a token, booking, card or insurance gets the number by which a later call names it."""
-    while "travel" in state:
-        world, given = Services(state), dict(state["travel"].get("given", {}))
-        wanted = (found for turn in calls for call in turn for found in _unknown_numbers(world, call))
-        place, number = next(((place, number) for place, number in wanted if place not in given), ("", ""))
-        if not place:
-            break
-        state = {**state, "travel": {**state["travel"], "given": {**given, place: number}}}
-    return state
-
-
-def _unknown_numbers(world: Services, call: Call) -> Iterator[tuple[str, str]]:
-    """The numbers that a call names and that nothing has, each with the place of the latest one drawn of its digits.
-
-    Makes the call.
-    """
-    world.call(**call)
-    if not world.events[-1].failed:
-        return
-    drawn = (world.store.get("travel", "numbers") or {"drawn": []})["drawn"]
-    for argument, (table, digits) in _NUMBERED.items():
-        number = str(call["arguments"].get(argument, ""))
-        if number.isdecimal() and len(number) == digits and digits in drawn and (table, number) not in world.store:
-            yield str(len(drawn) - drawn[::-1].index(digits)), number
-
-
-def _missing(world: Services, call: Call) -> Iterator[tuple[str, Record]]:
-    """The files and folders, by path, that a call names and that are not there; makes the call."""
-    world.call(**call)
-    if not world.events[-1].failed or call["name"] not in _NAMING:
-        return
-    here = (world.store.get(NAVIGATION, "folder") or {})["path"]
-    for argument in _NAMING[call["name"]]:
-        name = str(call["arguments"].get(argument, ""))
-        if name not in ("", ".", "..") and "/" not in name and (FILES, f"{here}/{name}") not in world.store:
-            folder = call["name"] in ("cd", "rmdir")
-            yield f"{here}/{name}", {"type": "directory"} if folder else {"type": "file", "content": _ADDED}
 
 
 # The gold episode.

@@ -350,9 +350,9 @@ def test_functions_are_withheld_as_the_row_says(tmp_path):
 
 
 def test_a_call_that_the_world_refuses_is_listed_and_not_owed(tmp_path):
-    truths = {"r0": [TRUTH[0], [*TRUTH[1], "cat('missing')"], TRUTH[2]]}
+    truths = {"r0": [TRUTH[0], [*TRUTH[1], "touch('n.txt')"], TRUTH[2]]}
     env = gym.make(ENV, source=write(tmp_path, ROW, truths=truths)).unwrapped
-    assert env.tasks[0].metadata["refused"] == ["cat: error: there is no file or folder 'missing' here"]
+    assert env.tasks[0].metadata["refused"] == ["touch: error: there is a 'n.txt' already"]
     assert play(env, env.tasks[0], env.gold_episodes(env.tasks[0])[0])[0] == 1.0
 
 
@@ -366,10 +366,11 @@ def test_echo_creates_a_file_only_where_the_ground_truth_takes_it_for_granted(tm
         assert env.step(echo)[0].startswith(said)
 
 
-def test_files_that_a_long_task_takes_for_granted_are_there(tmp_path):
+@pytest.mark.parametrize("category", ["base", "long_context"])
+def test_files_that_a_ground_truth_takes_for_granted_are_there(tmp_path, category):
     truths = {"r0": [["rm('image.jpg')", "cd('attic')", "cat('old.txt')", "cd('..')"], ["rm('image.jpg')"], []]}
-    source = write(tmp_path, ROW, truths=truths, category="long_context")
-    [task] = tasks.load("bfcl_multi_turn", "test", source, category="long_context")
+    source = write(tmp_path, ROW, truths=truths, category=category)
+    [task] = tasks.load("bfcl_multi_turn", "test", source, category=category)
     files = task.metadata["state"]["files"]
     assert {"/home/image.jpg", "/home/attic", "/home/attic/old.txt"} <= files.keys()
     assert [found.split(":")[0] for found in task.metadata["refused"]] == ["rm"]  # a second time

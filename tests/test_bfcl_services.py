@@ -6,7 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from verigym.tasks.bfcl_multi_turn import parse_call
+from verigym.tasks._bfcl_calls import parse_call
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import TaskDataError
 from verigym.tasks.worlds.bfcl import ACTS, APIS, Services, lengthened, tables_of
