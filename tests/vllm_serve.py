@@ -36,7 +36,7 @@ def serving(checkpoint: Path, log: Path) -> Iterator[str]:
         _wait_for(url, process, log)
         yield url
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class View:
         from verigym.view import RunReader, ViewServer
 
         with ViewServer(RunReader(self.run_folder), self.port) as server:
+            for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had it ignored, in the background
+                signal.signal(number, signal.default_int_handler)
             print(f"{server.url} follows {self.run_folder}; Ctrl-C ends it", flush=True)
             if self.open:
                 webbrowser.open(server.url)
