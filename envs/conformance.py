@@ -30,7 +30,7 @@ from verigym.envs._conformance_sentences import SENTENCES
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, ConformanceError
 
-SECONDS = 60.0  # until a check counts as hanging
+SECONDS = 300.0  # until a check counts as hanging: some run hundreds of programs, and a busy machine is slow
 SECONDS_TO_MAKE = 600.0  # making the environment may mean loading its data from the hub
 _MOST_STOPS = 2  # processes that may hang or crash before the rest is left unchecked
 _TICK = 0.1
