@@ -252,7 +252,8 @@ class WeightSync:
                 total, squares = sum(part.total for part in sent), sum(part.squares for part in sent)
                 # float64 adds up fused and separate tensors alike, but for its rounding
                 size = (sum(value.numel() for value in values) * squares) ** 0.5
-                if abs(held.total - total) > _ROUNDING * size or abs(held.squares - squares) > _ROUNDING * squares:
+                near = abs(held.total - total) <= _ROUNDING * size
+                if not (near and abs(held.squares - squares) <= _ROUNDING * squares):
                     raise SyncError(f"{fault}: it holds another {' + '.join(held.names)}")
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
