@@ -50,7 +50,7 @@ class BFCLTurnsVerifier(Verifier):
       before nor after does not count.
     - `done`: a gold call of a function that changes things of which nothing was left to see (the doors were locked
       already, a flight was booked and cancelled at once) was made as often, with the same arguments; defaults and the
-      order of a list do not count.
+      order of a list do not count. What a gold call set to what it was (one of the doors) was set, too.
     - `seen`: what the gold calls look up was looked up: a call of the same function gave the same result, now or
       before. What can be guessed is not to be guessed.
     - `told`: each result that the gold message quotes is quoted in the agent's message, and what the agent quotes is
@@ -171,6 +171,8 @@ def _lasts(path: str, turn: _Turn, files: Mapping[str, Record]) -> bool:
 def _done_problem(turn: _Turn, right: _Turn) -> str:
     made, expected = (Counter(_key(event) for event in each.events if not event.failed) for each in (turn, right))
     missing = [event.name for event in _traceless(right) if made[_key(event)] < expected[_key(event)]]
+    named = {place for event in turn.events for place in event.touched + event.named}
+    missing += [event.name for event in right.events if not named.issuperset(event.named)]
     return f"the agent did not call {missing[0]} as it had to" if missing else ""
 
 
