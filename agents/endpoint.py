@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from verigym.agents.agent import Agent
+from verigym.envs.text_env import estimate_tokens
 from verigym.tasks.canonical import ToolCall, escape, parse_turn, render_call
 from verigym.tasks.errors import ConfigError, ContextOverflow, EndpointError
 
 # Answers that another try may better: a time-out, too many requests, a server that is not ready.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 30.0
+_NEWER_LIMIT = "max_completion_tokens"
 # How servers say that a conversation is too long for the model.
 _OVERFLOW = re.compile(r"context[ _](length|window|size)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A turn in canonical syntax, how many tokens it has (by the endpoint's count), and whether a limit cut it."""
+    """A turn in canonical syntax, how many tokens it has (by the endpoint's count, if any), and whether it was cut."""
 
     text: str
     tokens: int
@@ -77,7 +79,8 @@ class EndpointAgent(Agent):
             {"Authorization": f"Bearer {api_key}"} if api_key else {}
         )
         self._places = threading.BoundedSemaphore(concurrency)
-        self._warned = False
+        self._limit = "max_tokens"
+        self._warned: set[str] = set()
 
     def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         return self.answer(messages, tools).text
@@ -91,22 +94,41 @@ class EndpointAgent(Agent):
         seed: int | None = None,
     ) -> Answer:
         """The next turn, of at most so many tokens."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": as_openai(messages),
-            "temperature": self.temperature,
-            "max_tokens": self.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        }
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        body = {"model": self.model, "messages": as_openai(messages), "temperature": self.temperature}
         body |= {"tools": list(tools)} if tools else {}
         body |= {} if seed is None else {"seed": seed % (1 << 31)}
         with self._places:
-            reply = self._post(json.dumps(body).encode())
+            reply = self._limited(body, limit)
         try:
             choice = reply["choices"][0]
             text = self._canonical(choice["message"])
-            return Answer(text, int(reply["usage"]["completion_tokens"]), choice["finish_reason"] == "length")
+            return Answer(text, self._tokens(reply, text, limit), choice["finish_reason"] == "length")
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise EndpointError(f"{self.url} answered no chat completion: {json.dumps(reply)[:200]}") from error
+
+    def _limited(self, body: Mapping[str, Any], limit: int) -> Any:
+        """The endpoint's answer of at most so many tokens, by the limit's older name until it asks for the newer."""
+        while True:
+            name = self._limit
+            try:
+                return self._post(json.dumps({**body, name: limit}).encode())
+            except EndpointError as error:
+                if name == _NEWER_LIMIT or _NEWER_LIMIT not in str(error):
+                    raise
+                self._limit = _NEWER_LIMIT
+
+    def _tokens(self, reply: Mapping[str, Any], text: str, limit: int) -> int:
+        """By the endpoint's count; by the environments' estimate, which is said once, of one that does not count."""
+        if usage := reply.get("usage"):
+            return int(usage["completion_tokens"])
+        self._warn_once(f"{self.url} does not say how many tokens an answer has: they are estimated from its length")
+        return min(limit, estimate_tokens(text))
+
+    def _warn_once(self, what: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(what, stacklevel=4)
 
     def _post(self, body: bytes) -> Any:
         """The endpoint's answer, after as many tries as it takes."""
@@ -139,12 +161,10 @@ class EndpointAgent(Agent):
         reasoning, content = _leading_reasoning(message.get("content") or "")
         reasoning = message.get("reasoning_content") or message.get("reasoning") or reasoning
         calls = message.get("tool_calls") or []
-        if not calls and "<tool_call>" in content and not self._warned:
-            self._warned = True
-            warnings.warn(
+        if not calls and "<tool_call>" in content:
+            self._warn_once(
                 f"{self.url} wrote a tool call as text, which counts as text: let the server parse calls "
-                "(vllm serve --enable-auto-tool-choice --tool-call-parser ...)",
-                stacklevel=2,
+                "(vllm serve --enable-auto-tool-choice --tool-call-parser ...)"
             )
         thought = f"<think>{escape(reasoning)}</think>" if reasoning else ""
         return thought + escape(content) + "".join(_call(call["function"]) for call in calls)

@@ -129,6 +129,32 @@ def test_a_conversation_is_sent_with_its_calls_their_ids_and_the_tools() -> None
     assert (broken["content"], told["role"]) == ("<tool_call>{</tool_call>", "user")
 
 
+def test_an_endpoint_that_wants_the_newer_name_of_the_limit_gets_it() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def answers(body: dict[str, Any]) -> tuple[int, Any]:
+        seen.append(body)
+        if "max_tokens" in body:
+            problem = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, {"error": {"message": problem}}
+        return completion({"content": "42"})
+
+    with serving(answers) as url:
+        agent = EndpointAgent(url, "m", max_new_tokens=7, retries=0)
+        assert [agent.act([{"role": "user", "content": "x"}]) for _ in range(2)] == ["42", "42"]
+    assert [body.get("max_completion_tokens") for body in seen] == [None, 7, 7]
+
+
+def test_an_endpoint_that_counts_no_tokens_is_said_once_and_its_tokens_are_estimated() -> None:
+    reply = {"choices": [{"message": {"content": "six times seven is 42"}, "finish_reason": "stop"}]}
+    with serving(lambda _: (200, reply)) as url:
+        agent = EndpointAgent(url, "m")
+        with pytest.warns(UserWarning, match="does not say how many tokens") as said_once:
+            answers = [agent.answer([{"role": "user", "content": "x"}], max_new_tokens=most) for most in (9, 4)]
+    assert [answer.tokens for answer in answers] == [5, 4]
+    assert len(said_once) == 1
+
+
 # Failures.
 
 
