@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from verigym.agents._workers import Call
 from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, Request, StopReason
 from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
+from verigym.tasks.activity import Doing, Playing
 from verigym.verifiers.verdict import Verdict
 
 Env = gym.Env[str, str]
@@ -36,6 +39,7 @@ class Live:
         self.limit = 0
         self.fills_context = False
         self.given_up = False
+        self.asked = 0.0  # when the engine was last given a request
 
     def begin(self, env: Env, observation: str, info: Mapping[str, Any], *, prompts: dict[str, list[int]]) -> None:
         """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""
@@ -63,6 +67,7 @@ class Live:
         self.limit, self.fills_context = min(room, budget), room < budget
         if self.limit < 1:
             return None
+        self.asked = time.monotonic()
         seed = derive_seed(self.plan.sampling_seed, len(self.turns))
         return Request(self.request_id, self.request_id, self.ids, seed, agent.sampling(self.limit))
 
@@ -132,11 +137,33 @@ class Live:
             snapshots=tuple(self.snapshots or ()),
         )
 
+    def playing(self, call: Call | None, drawn: Mapping[int, int | None] | None) -> Playing:
+        """What it waits for: `call`, its environment's, or the engine, with what `Engine.drawn` says."""
+        if call is not None:
+            stack = environment_call(call, "reset" if self.generation is None else "step")
+        elif drawn is None:
+            stack = (Doing("engine", "", self.asked),)
+        elif self.request_id not in drawn:
+            stack = (Doing("round", "the others' turns", self.asked),)
+        else:
+            tokens = drawn[self.request_id]
+            name = "queued" if tokens is None else f"generating, {tokens} tokens so far"
+            stack = (Doing("engine", name, self.asked),)
+        turn = len(self.turns) + (self.generation is not None or call is None)
+        return Playing(self.env_id, self.plan.task_id, turn, stack)
+
     def _feed(self, ids: list[int]) -> None:
         self.ids += ids
         self.mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
         self.versions += [-1] * len(ids)
+
+
+def environment_call(call: Call, name: str) -> tuple[Doing, ...]:
+    """What a call to an environment waits for."""
+    if not call.started:
+        return (Doing("environment", f"{name}, for a free thread", call.submitted),)
+    return (Doing("environment", name, call.started), *call.activity.stack)
 
 
 def messages_of(observation: str, info: Mapping[str, Any], *, ended: bool = False) -> list[dict[str, Any]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
+
+from verigym.tasks.activity import Activity, current, moved
 
 
 @dataclass(eq=False, slots=True)
@@ -20,6 +22,8 @@ class Call:
     result: Any = None
     error: Exception | None = None
     ended: bool = False
+    submitted: float = field(default_factory=time.monotonic)
+    activity: Activity = field(default_factory=Activity)
 
 
 class Workers:
@@ -37,6 +41,10 @@ class Workers:
     def running(self) -> int:
         """Calls that were submitted and have not been handed back."""
         return len(self._open)
+
+    def open_calls(self) -> dict[Any, Call]:
+        """By key, those calls; callable from any thread."""
+        return self._open.copy()
 
     def submit(self, key: Any, function: Callable[[], Any]) -> None:
         """Queues a call; `key` names it, once at a time."""
@@ -106,10 +114,12 @@ class Workers:
                     continue
                 call.started = time.monotonic()
             result, error = None, None
+            current.set(call.activity)
             try:
                 result = call.function()
             except Exception as raised:  # whatever an environment raises is its episode's infrastructure error
                 error = raised
+            moved()
             with self._lock:
                 if call.ended:
                     return  # given up, and replaced by another thread

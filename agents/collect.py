@@ -18,6 +18,7 @@ from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, StopReason
 from verigym.agents.episode import Episode, Plan, Truncation
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks import activity
 from verigym.tasks.errors import ConfigError, EnvClosedError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
 
@@ -126,6 +127,7 @@ class Collection:
         self.ended: dict[int, Episode] = {}  # by number
         self.prompts: dict[str, list[int]] = {}  # ids by what was asked
         self._numbers = count()
+        activity.announce(self)
 
     def add(self, plans: Sequence[Plan]) -> list[int]:
         """Plans to play after those that wait; the numbers of their episodes."""
@@ -141,6 +143,11 @@ class Collection:
         """Episodes that have ended, which are forgotten here."""
         self.prompts.clear()  # whoever asks the same again computes the same ids
         return [self.ended.pop(number) for number in numbers]
+
+    def playing(self) -> tuple[list[activity.Playing], int]:
+        """What the episodes in play wait for, and how many are not begun; callable from any thread."""
+        calls, drawn = self.owner.workers.open_calls(), self.engine.drawn()
+        return [live.playing(calls.get(live), drawn) for live in self.running.copy().values()], len(self.waiting)
 
     def overlapped(self) -> None:
         """Plays to the end; whoever is ready goes on."""

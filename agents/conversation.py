@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,32 @@ from verigym.agents.collect import EnvPool, reset_options, verdict_of
 from verigym.agents.endpoint import EndpointAgent
 from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks import activity
 from verigym.tasks.errors import ContextOverflow, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
+
+
+@dataclass(eq=False)
+class _Talk:
+    """An episode to play, and its turns so far."""
+
+    plan: Plan
+    env_id: str
+    turns: list[Turn] = field(default_factory=list)
+
+
+class _Talkers(Workers):
+    """Threads that play a talk each."""
+
+    def playing(self) -> tuple[list[activity.Playing], int]:
+        """What the talks wait for, and how many are not begun; callable from any thread."""
+        calls = self.open_calls()
+        begun = {talk: call for talk, call in calls.items() if call.started}
+        found = [
+            activity.Playing(talk.env_id, talk.plan.task_id, len(talk.turns) + 1, call.activity.stack)
+            for talk, call in begun.items()
+        ]
+        return found, len(calls) - len(begun)
 
 
 def converse(
@@ -31,27 +56,30 @@ def converse(
     One whose environment or endpoint fails ends with an INFRA_ERROR; one that outgrows the model's context earns 0.
     Raises RunInterrupted when `interrupted()` turns true.
     """
-    pool, workers = EnvPool(specs), Workers(min(concurrency, len(plans)), timeout=float("inf"))
-    episodes: dict[int, Episode] = {}
+    pool, workers = EnvPool(specs), _Talkers(min(concurrency, len(plans)), timeout=float("inf"))
+    activity.announce(workers)
+    talks = [_Talk(plan, specs[plan.env].id) for plan in plans]
+    episodes: dict[_Talk, Episode] = {}
     try:
-        for index, plan in enumerate(plans):
-            workers.submit(index, partial(_play, agent, pool, plan))
+        for talk in talks:
+            workers.submit(talk, partial(_play, agent, pool, talk))
         while len(episodes) < len(plans):
             if interrupted():
                 raise RunInterrupted("interrupted while playing episodes")
             for call in workers.take(0.1):
-                episodes[call.key] = call.result or _failed(specs, plans[call.key], call.error)
+                episodes[call.key] = call.result or _failed(call.key, call.error)
     finally:
         workers.abandon()
         workers.close()
         pool.close()
-    return [episodes[index] for index in range(len(plans))]
+    return [episodes[talk] for talk in talks]
 
 
-def _play(agent: EndpointAgent, pool: EnvPool, plan: Plan) -> Episode:
+def _play(agent: EndpointAgent, pool: EnvPool, talk: _Talk) -> Episode:
+    plan = talk.plan
     env = pool.acquire(plan.env)
     try:
-        episode = _episode(agent, env, plan, pool.specs[plan.env].id)
+        episode = _episode(agent, env, talk)
     except BaseException:
         env.close()
         raise
@@ -59,10 +87,11 @@ def _play(agent: EndpointAgent, pool: EnvPool, plan: Plan) -> Episode:
     return episode
 
 
-def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode:
-    observation, info = env.reset(seed=plan.seed, options=reset_options(env, plan))
+def _episode(agent: EndpointAgent, env: Env, talk: _Talk) -> Episode:
+    plan, env_id, turns = talk.plan, talk.env_id, talk.turns
+    with activity.doing("environment", "reset"):
+        observation, info = env.reset(seed=plan.seed, options=reset_options(env, plan))
     messages, tools = messages_of(observation, info), info.get("tools") or ()
-    turns: list[Turn] = []
     while True:
         left = getattr(env.unwrapped, "tokens_left", lambda: None)()
         limit = agent.max_new_tokens if left is None else left
@@ -76,7 +105,8 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
             return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict)
         if hasattr(env.unwrapped, "announce"):
             env.unwrapped.announce(answer.tokens, cut=answer.cut)
-        observation, reward, terminated, truncated, info = env.step(answer.text)
+        with activity.doing("environment", "step"):
+            observation, reward, terminated, truncated, info = env.step(answer.text)
         ended = bool(terminated or truncated)
         new = messages_of(observation, info, ended=ended)
         messages += [{"role": "assistant", "content": answer.text}, *new]
@@ -86,9 +116,9 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
             return _without_tokens(env_id, plan, turns, messages, _truncation(info) if truncated else None, verdict)
 
 
-def _failed(specs: Sequence[EnvSpec], plan: Plan, error: Exception | None) -> Episode:
+def _failed(talk: _Talk, error: Exception | None) -> Episode:
     verdict = Verdict.infra_error(f"{type(error).__name__}: {error}")
-    return _without_tokens(specs[plan.env].id, plan, [], [], Truncation.FAILURE, verdict)
+    return _without_tokens(talk.env_id, talk.plan, [], [], Truncation.FAILURE, verdict)
 
 
 def _without_tokens(

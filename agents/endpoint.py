@@ -16,6 +16,7 @@ from typing import Any
 
 from verigym.agents.agent import Agent
 from verigym.envs.text_env import estimate_tokens
+from verigym.tasks.activity import doing
 from verigym.tasks.canonical import ToolCall, escape, parse_turn, render_call
 from verigym.tasks.errors import ConfigError, ContextOverflow, EndpointError
 
@@ -98,7 +99,7 @@ class EndpointAgent(Agent):
         body = {"model": self.model, "messages": as_openai(messages), "temperature": self.temperature}
         body |= {"tools": list(tools)} if tools else {}
         body |= {} if seed is None else {"seed": seed % (1 << 31)}
-        with self._places:
+        with doing("endpoint", self.url), self._places:
             reply = self._limited(body, limit)
         try:
             choice = reply["choices"][0]

@@ -25,6 +25,7 @@ from verigym.agents.learners.pairs import written_episode
 from verigym.agents.learners.reward_model import score
 from verigym.agents.scalar import load_scalar_model
 from verigym.tasks._rows import is_unicode
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, TemplateError
 from verigym.tasks.task import Task
 from verigym.verifiers.verdict import Outcome, Submission, Verdict
@@ -91,7 +92,8 @@ class RewardModelVerifier(Verifier):
         if self._closed.is_set():  # `close` may have missed it
             settle(future, _Closed())
         try:
-            return _verdict(future.result())
+            with doing("reward model", self._scorer.key[0]):
+                return _verdict(future.result())
         except Exception as error:  # whatever the model does wrong is ours, not the submission's
             return _broken(error)
         finally:

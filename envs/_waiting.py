@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from contextvars import copy_context
 from typing import TypeVar
 
 from verigym.tasks.errors import EnvClosedError
@@ -14,7 +15,8 @@ TICK = 0.05  # seconds until a wait notices that it was ended
 def start(function: Callable[[], T]) -> futures.Future[T]:
     """Calls `function` in a thread of its own.
 
-    The thread cannot be stopped: it goes on until `function` returns, and does not keep the process alive.
+    The thread cannot be stopped: it goes on until `function` returns, and does not keep the process alive. What it does
+    counts as its caller's doing.
     """
     future: futures.Future[T] = futures.Future()
 
@@ -24,7 +26,7 @@ def start(function: Callable[[], T]) -> futures.Future[T]:
         except BaseException as error:  # it is raised where the result is waited for
             future.set_exception(error)
 
-    threading.Thread(target=run, name="verigym-wait", daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name="verigym-wait", daemon=True).start()
     return future
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from verigym import verifiers
 from verigym.envs._waiting import call_until
 from verigym.envs.spaces import TextSpace
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, EnvClosedError, EnvUsageError, SnapshotError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
 from verigym.verifiers.verdict import Submission, Verdict
@@ -98,6 +99,7 @@ class TextEnv(gym.Env[str, str]):
         self._owns_verifier = isinstance(verifier, str)
         options = dict(verifier_options or {})
         self.verifier = verifiers.make(verifier, **options) if isinstance(verifier, str) else verifier
+        self._verifier_name = verifier if isinstance(verifier, str) else type(verifier).__name__
         self.render_mode = render_mode
         self.observation_space, self.action_space = TextSpace(), TextSpace()
         self._closed = threading.Event()
@@ -283,7 +285,8 @@ class TextEnv(gym.Env[str, str]):
 
     def _ask(self, question: Callable[[], T]) -> T:
         """What the verifier says to a question, unless `close` ends the wait for it."""
-        said = question() if self._owns_verifier else call_until(self._closed, question)
+        with doing("verifier", self._verifier_name):
+            said = question() if self._owns_verifier else call_until(self._closed, question)
         self._refuse_if_closed()
         return said
 

@@ -27,6 +27,8 @@ from typing import Any
 
 import psutil
 
+from verigym.tasks.activity import doing
+
 STALL_SECONDS = 5.0
 START_SECONDS = 120.0
 MAX_ANSWERS = 5000
@@ -199,6 +201,7 @@ class Pool:
 
     def __init__(self, task: Path, library: str, size: int | None = None) -> None:
         self.size = size or min(4, os.cpu_count() or 1)
+        self.name = task.stem.strip("_")
         self._command = [sys.executable, "-I", str(_WORKER), str(task), *_library_folders(library)]
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
@@ -236,10 +239,12 @@ class Pool:
             worker.kill()
 
     def _ask(self, request: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        worker = self._take(budget)
+        with doing("worker process", f"a free one of {self.name}"):
+            worker = self._take(budget)
         healthy = False
         try:
-            reply = worker.ask(request, budget)
+            with doing("worker process", self.name):
+                reply = worker.ask(request, budget)
             healthy = reply.get("failed") != "memory" and not worker.worn()
             return reply
         finally:

@@ -169,6 +169,13 @@ class Engine(ABC):
         Raises EngineError for a tensor that the model does not have.
         """
 
+    def drawn(self) -> dict[int, int | None] | None:
+        """Tokens so far of each open request, None of one that is queued; None where that is not known.
+
+        Callable from any thread, for the report on what a run waits for.
+        """
+        return None
+
     def held(self) -> list[Held]:
         """The weights that can be read back: none, some or all."""
         return []

@@ -18,6 +18,7 @@ from torch import Tensor
 from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Held, Request, first_line, refuse_impossible
+from verigym.tasks.activity import moved
 from verigym.tasks.errors import EngineError, SyncError, VerigymError
 
 _LOG = logging.getLogger("verigym.ray")
@@ -274,6 +275,7 @@ class RayEngine(Engine):
             self._replace(seat, f"was lost ({first_line(error)})")
             return
         seat.call, seat.serial = None, call.serial
+        moved()
         if result is None:
             return
         if call.method == "start":

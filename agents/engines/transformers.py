@@ -27,6 +27,7 @@ from verigym.agents.engines.engine import (
 from verigym.agents.engines.kv_cache import Joint, NewPrompts, NextTokens, Parked, Prompt, Prompts, SlotCache
 from verigym.agents.engines.sampling import draw, uniforms
 from verigym.agents.learners.losses import token_logprobs
+from verigym.tasks.activity import moved
 
 
 @dataclass(eq=False, slots=True)
@@ -165,6 +166,10 @@ class TransformersEngine(Engine):
             self._queue.appendleft(row)
         self._rows = []
 
+    def drawn(self) -> dict[int, int | None]:
+        queued = {row.request.id: None for row in self._queue.copy()}
+        return queued | {row.request.id: len(row.logprobs) for row in self._rows.copy()}
+
     def held(self) -> list[Held]:
         return [Held.of((name,), tensor) for name, tensor in self.model.named_parameters()]
 
@@ -244,6 +249,7 @@ class TransformersEngine(Engine):
             use_cache=False,
             logits_to_keep=keep,
         )
+        moved()
         return output.logits[0]  # type: ignore[no-any-return]
 
     def _draw(self, logits: Tensor) -> None:

@@ -28,6 +28,7 @@ from verigym.agents.engines.engine import (
     first_line,
     refuse_impossible,
 )
+from verigym.tasks.activity import moved
 from verigym.tasks.errors import ConfigError, EngineError
 
 # vLLM takes a temperature between 0 and the lowest for that one, and none above the highest.
@@ -195,6 +196,7 @@ class VLLMEngine(Engine):
             raise EngineError(f"request {name} is refused by vLLM: {' '.join(str(error).split())}") from error
 
     def _generations(self, outputs: Iterable[Any]) -> list[Generation]:
+        moved()
         finished = [_generation(output) for output in outputs if output.finished]
         self._running -= {generation.id for generation in finished}
         return finished

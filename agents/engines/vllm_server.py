@@ -23,6 +23,7 @@ from torch import Tensor
 
 from verigym.agents.engines.engine import Engine, Generation, Request, StopReason, WholeLayers, refuse_impossible
 from verigym.agents.engines.vllm import parameter_names, refuse_temperature
+from verigym.tasks.activity import moved
 from verigym.tasks.errors import ConfigError, EngineError
 
 START = (
@@ -247,6 +248,7 @@ class VLLMServerEngine(Engine):
             connection.request(method, path, data, {"Content-Type": "application/json"})
             response = connection.getresponse()
             text = response.read().decode("utf-8", "replace")
+            moved()
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
         if response.status == 404 and missing:

@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from verigym.agents.episode import Episode
+from verigym.tasks.activity import moved
 from verigym.tasks.errors import EngineError
 
 Values = NDArray[np.floating[Any]]
@@ -73,6 +74,7 @@ class MicroBatch:
     """Some of the episodes packed end to end, and their M policy tokens as flat tensors."""
 
     def __init__(self, sequences: Sequences, indices: Sequence[int], device: torch.device) -> None:
+        moved()
         episodes = [sequences.episodes[i] for i in indices]
         self.indices = list(indices)
         self.layout = SharedPromptLayout(

@@ -26,7 +26,9 @@ from verigym.config import OfflineConfig, build, to_plain
 from verigym.interrupts import Interrupts
 from verigym.pairs import asked, read_episodes
 from verigym.run_folder import RunFolder
+from verigym.stalls import StallWatch
 from verigym.task_sampler import TaskSampler
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, RunError, RunInterrupted, TaskDataError
 from verigym.verifiers.verdict import Outcome
 
@@ -95,7 +97,7 @@ class Passes(Generic[T]):
             kept = {"step": step, "examples": self.fingerprint, "learner": learner.state_dict()}
             self.folder.save_step(step, network, tokenizer, kept)
 
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, StallWatch(self.folder.path), doing("learning"):
             while step < self.steps and not interrupts.requested:
                 metrics = learner.update(self.batch(step))
                 step += 1
@@ -200,7 +202,7 @@ def play_groups(config: OfflineConfig, chat: Chat) -> list[Episode]:
     plans, _ = sampler.plan(sampler.start, config.tasks, config.samples)
     engine = make_engine(EngineConfig(), config.model, dtype=dtype, device=device, slots=config.slots)
     agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, StallWatch(), doing("collecting"):
         collector = Collector(agent, config.envs, deterministic=True, interrupted=lambda: interrupts.requested)
         try:
             return collector.collect(plans)

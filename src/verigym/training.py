@@ -30,7 +30,9 @@ from verigym.metrics import Times, episode_metrics, refuse_drift, staleness_metr
 from verigym.rollouts import make_rollouts
 from verigym.run_folder import RunFolder
 from verigym.run_models import load_policy, load_reference, reference_path
+from verigym.stalls import StallWatch
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
 from verigym.verifiers import sandbox
 from verigym.verifiers.verdict import Outcome
@@ -67,7 +69,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     Raises ConfigError for a configuration that cannot work, RunError for a run that had to stop, SyncError if
     the engine does not follow the weights, RunInterrupted (after a checkpoint) on Ctrl-C.
     """
-    with Interrupts() as interrupts, Trainer(config, interrupts, resume=resume) as trainer:
+    with (
+        Interrupts() as interrupts,
+        StallWatch(Path(config.run)),
+        Trainer(config, interrupts, resume=resume) as trainer,
+    ):
         trainer.run()
         return Run(trainer.folder.path, trainer.step, trainer.best)
 
@@ -81,6 +87,7 @@ def resume(path: str | Path, **changes: Any) -> Run:
 class Trainer:
     """The parts of a run and its state between two steps."""
 
+    @doing("starting")
     def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool) -> None:
         self.config, self.interrupts = config, interrupts
         self.folder = RunFolder(config.run)
@@ -130,7 +137,9 @@ class Trainer:
         config = self.config
         if self.step == 0:
             self._save()  # from here on a kill loses nothing
-        if unseen := self.sync.prove_each():
+        with doing("syncing", "proof of each tensor"):
+            unseen = self.sync.prove_each()
+        if unseen:
             self.display.say(f"sync: no score depends on {', '.join(unseen)}; they are sent, but cannot be proven")
         try:
             self._after_step()
@@ -140,7 +149,8 @@ class Trainer:
                 times.mark("collect")
                 metrics = self._learn([*collected.used, *collected.forks])
                 times.mark("update")
-                report = self.sync.send(step + 1)
+                with doing("syncing"):
+                    report = self.sync.send(step + 1)
                 times.mark("sync")
                 self.folder.write_episodes(step + 1, [*collected.played, *collected.forks], self.learner.columns)
                 self.step, self.position = step + 1, collected.position
@@ -158,6 +168,7 @@ class Trainer:
         self._save()
         self.folder.plot()
 
+    @doing("updating")
     def _learn(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """The learner's step; how old its tokens are is told with it."""
         learner, version = self.learner, self.step
@@ -167,6 +178,7 @@ class Trainer:
         refuse_drift(metrics, self.config, version + 1)
         return metrics
 
+    @doing("collecting")
     def _collect(self) -> _Collected:
         """The step's groups; with dynamic sampling, further ones in the place of those that teach nothing."""
         config, position = self.config, self.position
@@ -226,6 +238,7 @@ class Trainer:
             self._save()
             self.folder.plot()
 
+    @doing("evaluating")
     def _evaluate(self, step: int) -> dict[str, float]:
         """Plays the evaluation's tasks; keeps the best checkpoint."""
         started = time.monotonic()
@@ -237,7 +250,8 @@ class Trainer:
         result = self.last = summarise(episodes)
         if self.best is None or result.pass_rate > self.best.pass_rate:
             self.best = result
-            self.folder.save("best", self.model, self.tokenizer)
+            with doing("checkpointing", "the best"):
+                self.folder.save("best", self.model, self.tokenizer)
         names = ("pass_rate", "low", "high", "reward", "tasks", "infra_errors")
         return {f"eval/{name}": getattr(result, name) for name in names} | {"time/eval": time.monotonic() - started}
 
@@ -304,6 +318,7 @@ class Trainer:
             snapshots=snapshots,
         )
 
+    @doing("checkpointing")
     def _save(self) -> None:
         state = {
             "step": self.step,

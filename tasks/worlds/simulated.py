@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from verigym.tasks.activity import doing
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.worlds.user import THANKS
 
@@ -46,7 +47,8 @@ class SimulatedUser:
     def reply(self, message: str) -> tuple[str, bool]:
         """What the user says to a message, and whether it was the last word."""
         self._messages.append({"role": "user", "content": message})
-        turn = self._player.act(self._messages)
+        with doing("user simulator", type(self._player).__name__):
+            turn = self._player.act(self._messages)
         self._messages.append({"role": "assistant", "content": turn})
         said, stop, _ = parse_turn(turn).content.partition(STOP)
         return said.strip() or (THANKS if stop else ""), bool(stop)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import UnknownNameError
 from verigym.tasks.worlds._loop import Coroutines
 from verigym.tasks.worlds._schema import description, parameters_schema
@@ -96,7 +97,8 @@ class Tool:
         if problem:
             return f"error: {problem}"
         try:
-            result = self.function(**arguments)
+            with doing("tool", self.name):
+                result = self.function(**arguments)
         except ValueError as error:
             return failure(self.name, error)
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)

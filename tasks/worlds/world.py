@@ -10,6 +10,7 @@ from functools import cache
 from types import MethodType
 from typing import Any, ClassVar, Self
 
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import TaskDataError, UnknownNameError
 from verigym.tasks.plugins import claim, look_up
 from verigym.tasks.task import Task
@@ -117,7 +118,8 @@ class World:
         problem = self.tools()[name].problem(arguments)
         if problem:
             raise ValueError(problem)
-        result = getattr(self, name)(**arguments)
+        with doing("tool", name):
+            result = getattr(self, name)(**arguments)
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 

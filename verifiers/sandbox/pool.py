@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import SandboxError
 from verigym.verifiers.sandbox.base import Answer, Sandbox, Session
 from verigym.verifiers.sandbox.job import Call, Job, Limits, Return, SandboxResult, Status
@@ -67,9 +68,11 @@ class PooledSandbox(Sandbox):
         failure = ""
         for fresh in (False, True):  # after a failure of ours once more, in a fresh worker
             try:
-                worker = self._take(job.limits, cancelled, fresh)
+                with doing("sandbox", f"a free worker of {self.name}"):
+                    worker = self._take(job.limits, cancelled, fresh)
                 try:
-                    return self._use(worker, job, request, answer, cancelled)
+                    with doing("sandbox", f"a job in {self.name}"):
+                        return self._use(worker, job, request, answer, cancelled)
                 finally:
                     self._give(worker)
             except Cancelled:
@@ -102,7 +105,8 @@ class PooledSandbox(Sandbox):
     def session(self, limits: Limits | None = None) -> Session:
         limits = limits or Limits()
         try:
-            worker = self._new_worker(larger(Limits(), limits))
+            with doing("sandbox", f"a new session in {self.name}"):
+                worker = self._new_worker(larger(Limits(), limits))
         except (WorkerFailed, OSError) as error:
             raise SandboxError(f"no session in sandbox '{self.name}': {error}") from error
         worker.open_session(limits)
@@ -292,7 +296,8 @@ class PooledSession(Session):
             if not self._alive:
                 raise SandboxError("the session has ended: open another one")
             try:
-                result, self._alive = self._worker.turn(step, self._limits)
+                with doing("sandbox", f"code in a session of {self._sandbox.name}"):
+                    result, self._alive = self._worker.turn(step, self._limits)
             except (WorkerFailed, OSError) as error:
                 self._alive = False
                 result = _failure(str(error))
