@@ -38,6 +38,7 @@ SCRIPT = """
     from verigym.verifiers.sandbox import Job, Limits, shared
 
     stalls.PATIENCE = 1.0
+    sandbox = shared("process", allow_unsafe=True)
 
     def search() -> str:
         '''Searches, and never finds.'''
@@ -46,7 +47,7 @@ SCRIPT = """
     class Judge(Verifier):
         def verify(self, submission, task):
             limits = Limits(cpu_seconds=3600, wall_seconds=3600)
-            shared("process", allow_unsafe=True).run(Job("import time; time.sleep(3600)", limits=limits))
+            sandbox.run(Job("import time; time.sleep(3600)", limits=limits))
 
     class Stuck(TextEnv):
         def __init__(self, **options):
@@ -138,6 +139,7 @@ def test_a_main_thread_that_hangs_in_native_code_is_told_of() -> None:
         process.send_signal(signal.SIGQUIT)
         text = next(reports(process))
         process.kill()
+    assert "what the run waits for" in text
     assert "run: updating" in text
     assert "0 in play" in text
 
