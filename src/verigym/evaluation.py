@@ -24,6 +24,7 @@ from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
 from verigym.stalls import StallWatch
 from verigym.task_sampler import evaluation_plans, task_ids
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import RunError
 from verigym.verifiers.verdict import Outcome
 
@@ -77,7 +78,7 @@ def play(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     player = make_engine(engine, model, dtype=dtype, device=device, slots=slots)
     agent = LocalAgent(chat, player, temperature=temperature, max_new_tokens=max_new_tokens)
-    with Interrupts() as interrupts, StallWatch():
+    with Interrupts() as interrupts, StallWatch(), doing("evaluating"):
         collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
         try:
             if engine.kind == "vllm-server":
@@ -106,7 +107,7 @@ def play_endpoint(
 ) -> list[Episode]:
     """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
-    with Interrupts() as interrupts, StallWatch():
+    with Interrupts() as interrupts, StallWatch(), doing("evaluating"):
         return converse(agent, [spec], plans, concurrency=concurrency, interrupted=lambda: interrupts.requested)
 
 

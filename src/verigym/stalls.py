@@ -149,7 +149,7 @@ def report(title: str, main: Activity, thread: threading.Thread) -> str:
     now = time.monotonic()
     episodes, unbegun = activity.playing()
     lines = [f"verigym, process {os.getpid()}: {title}"]
-    lines.append(f"  run: {_said(main.stack, now) or 'between two tasks'}")
+    lines.append(f"  run: {_said(main.stack, now) or 'between two phases'}")
     lines.append(
         f"  episodes: {len(episodes)} in play, {unbegun} not begun{'; the longest wait first' * bool(episodes)}"
     )
