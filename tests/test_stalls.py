@@ -109,7 +109,7 @@ def test_a_run_in_which_a_tool_and_a_sandbox_hang_says_so_and_still_ends_in_orde
         assert asked.count("judged (test/Stuck-v0), turn 1: environment: step") == 2
         assert asked.count("> tool: search") == 2
         assert asked.count("> verifier: Judge") == asked.count("> sandbox: ") == 2
-        assert "  what to look at:\n" in asked
+        assert "  if that takes too long:\n" in asked
         assert "    tool: its function does not return" in asked
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate()

@@ -50,6 +50,7 @@ class Evaluation:
         return f"{self.pass_rate:.3f} [{self.low:.3f}, {self.high:.3f}] on {self.tasks} tasks"
 
 
+@StallWatch()
 def play(
     model: str | Path,
     spec: EnvSpec,
@@ -78,7 +79,7 @@ def play(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     player = make_engine(engine, model, dtype=dtype, device=device, slots=slots)
     agent = LocalAgent(chat, player, temperature=temperature, max_new_tokens=max_new_tokens)
-    with Interrupts() as interrupts, StallWatch(), doing("evaluating"):
+    with Interrupts() as interrupts, doing("evaluating"):
         collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
         try:
             if engine.kind == "vllm-server":
@@ -96,6 +97,7 @@ def _send(model: str | Path, server: Engine, device: str) -> None:
     WeightSync(policy, server).start(0)
 
 
+@StallWatch()
 def play_endpoint(
     agent: EndpointAgent,
     spec: EnvSpec,
@@ -107,7 +109,7 @@ def play_endpoint(
 ) -> list[Episode]:
     """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
-    with Interrupts() as interrupts, StallWatch(), doing("evaluating"):
+    with Interrupts() as interrupts, doing("evaluating"):
         return converse(agent, [spec], plans, concurrency=concurrency, interrupted=lambda: interrupts.requested)
 
 

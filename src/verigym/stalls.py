@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ContextDecorator, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -42,11 +42,11 @@ _HINTS = {
 }
 
 
-class StallWatch:
+class StallWatch(ContextDecorator):
     """While entered, SIGQUIT has the report written to standard error, and so has a time in which nothing moves.
 
-    With `folder`, a run's, it is also added to the `stalls.txt` there. The run goes on. After the first time in which
-    nothing moved, one twice as long is told again, and so on.
+    The run goes on. With `folder`, a run's, it is also added to the `stalls.txt` there. After the first time in which
+    nothing moved, one twice as long is told again, and so on. Also a decorator.
 
     A thread of its own writes, so that a main thread that hangs in native code is told of too. Outside the main thread
     of the process, where Python delivers no signals, and where the system has no SIGQUIT, it only watches.
@@ -57,6 +57,9 @@ class StallWatch:
         self._thread = threading.Thread(target=self._watch, name="verigym-stall-watch", daemon=True)
         self._previous: Any = None
         self._wakes = False
+
+    def _recreate_cm(self) -> StallWatch:
+        return StallWatch(self._folder)
 
     def __enter__(self) -> StallWatch:
         self._entered = threading.current_thread()
@@ -111,7 +114,7 @@ class StallWatch:
 
     def _is_silent(self) -> bool:
         stack = self._main.stack
-        return bool(stack) and stack[-1].kind in _SILENT
+        return not stack or stack[-1].kind in _SILENT
 
     def _tell(self, title: str) -> None:
         text = report(title, self._main, self._entered)
@@ -149,14 +152,14 @@ def report(title: str, main: Activity, thread: threading.Thread) -> str:
     now = time.monotonic()
     episodes, unbegun = activity.playing()
     lines = [f"verigym, process {os.getpid()}: {title}"]
-    lines.append(f"  run: {_said(main.stack, now) or 'between two phases'}")
+    lines.append(f"  run: {_said(main.stack, now) or 'starting, or between two phases'}")
     lines.append(
         f"  episodes: {len(episodes)} in play, {unbegun} not begun{'; the longest wait first' * bool(episodes)}"
     )
     lines += [f"    {row}" for row in _rows(episodes, now)]
     kinds = dict.fromkeys(episode.stack[-1].kind for episode in _longest_first(episodes) if episode.stack)
     hints = [f"    {kind}: {_HINTS[kind]}" for kind in kinds if kind in _HINTS]
-    lines += ["  what to look at:", *hints] if hints else []
+    lines += ["  if that takes too long:", *hints] if hints else []
     lines.append("  threads, the innermost call last:")
     lines += [f"    {row}" for row in _threads(thread)]
     return "\n".join(lines)
