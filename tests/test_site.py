@@ -1,0 +1,48 @@
+"""The documentation site: it builds without a broken link or anchor, and needs nothing from another server."""
+
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from verigym.envs import registered_ids
+
+ROOT = Path(__file__).parents[1]
+pytest.importorskip("material", reason="mkdocs-material is not installed")
+
+
+def build(site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def text(page: Path) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+
+
+def test_every_environment_has_a_page_with_a_task_and_verdicts(site: Path) -> None:
+    from verigym.tasks.errors import VerigymError  # noqa: F401
+
+    for env_id in registered_ids():
+        if env_id.startswith("verigym/"):
+            page = text(site / "environments" / f"{env_id.removeprefix('verigym/')}.html")
+            assert "max_turns" in page or "max_tokens_per_turn" in page
+
+
+def test_nothing_on_the_site_comes_from_another_server(site: Path) -> None:
+    loading = re.compile(r'<(?:script|img|iframe)[^>]* src="?https?:|<link[^>]* href="?https?:', re.IGNORECASE)
+    assert [page.name for page in site.rglob("*.html") if loading.search(page.read_text())] == []
