@@ -35,8 +35,6 @@ def text(page: Path) -> str:
 
 
 def test_every_environment_has_a_page_with_a_task_and_verdicts(site: Path) -> None:
-    from verigym.tasks.errors import VerigymError  # noqa: F401
-
     for env_id in registered_ids():
         if env_id.startswith("verigym/"):
             page = text(site / "environments" / f"{env_id.removeprefix('verigym/')}.html")
@@ -46,3 +44,20 @@ def test_every_environment_has_a_page_with_a_task_and_verdicts(site: Path) -> No
 def test_nothing_on_the_site_comes_from_another_server(site: Path) -> None:
     loading = re.compile(r'<(?:script|img|iframe)[^>]* src="?https?:|<link[^>]* href="?https?:', re.IGNORECASE)
     assert [page.name for page in site.rglob("*.html") if loading.search(page.read_text())] == []
+
+
+def test_every_algorithm_has_a_page_with_a_formula_its_code_and_a_curve(site: Path) -> None:
+    sources = sorted((ROOT / "docs" / "learners").glob("*.md"))
+    assert len(sources) >= 14
+    for source in sources:
+        page = (site / "learners" / f"{source.stem}.html").read_text()
+        assert "<math" in page
+        assert re.search(r'href="\.\./source/[\w/.]+#\w+"', page), source
+        assert re.search(r'<img[^>]* src="\w+\.png"', page), source
+
+
+def test_the_attacks_are_those_of_the_tests(site: Path) -> None:
+    page = text(site / "attacks.html")
+    assert "a fork bomb is stopped" in page
+    assert "exact value that differs however little is wrong" in page
+    assert "<!--" not in page
