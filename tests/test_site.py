@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from html import unescape
@@ -34,11 +35,27 @@ def text(page: Path) -> str:
     return unescape(re.sub(r"<[^>]+>", "", page.read_text()))
 
 
-def test_every_environment_has_a_page_with_a_task_and_verdicts(site: Path) -> None:
-    for env_id in registered_ids():
-        if env_id.startswith("verigym/"):
-            page = text(site / "environments" / f"{env_id.removeprefix('verigym/')}.html")
-            assert "max_turns" in page or "max_tokens_per_turn" in page
+OURS = [env_id for env_id in registered_ids() if env_id.startswith("verigym/")]
+REFUSED = "More could not be played where this was built"
+
+
+def test_every_environment_has_a_page_with_a_task_verdicts_and_options(site: Path) -> None:
+    for env_id in OURS:
+        page = text(site / "environments" / f"{env_id.removeprefix('verigym/')}.html")
+        assert "max_tokens_per_turn" in page
+        if REFUSED not in page:  # as where an extra is not installed
+            assert re.search(r"the right episode\s+1\s+correct", page), env_id
+            assert re.search(r"empty\s+0\s+", page), env_id
+    assert REFUSED not in text(site / "environments" / "Calculator-v0.html")
+
+
+def test_the_pages_of_environments_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_site"))
+    pages = runpy.run_path(str(ROOT / "docs" / "_site" / "environments.py"))["environment_pages"](tmp_path)
+    assert len(pages) == len(OURS)
+    refused = {page for page, written in pages.items() if REFUSED in written}
+    assert refused <= {"environments/ReasoningGym-v0.md"}  # an extra that does not install everywhere
+    assert "A made-up task in the shape of the data set." in pages["environments/TauRetail-v0.md"]
 
 
 def test_nothing_on_the_site_comes_from_another_server(site: Path) -> None:

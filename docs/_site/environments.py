@@ -18,59 +18,54 @@ from sources import FENCE
 from verigym.envs import registered_ids
 from verigym.envs.null_policies import ANSWERING, WITH_TOOLS
 from verigym.envs.text_env import TextEnv
-from verigym.tasks.errors import VerigymError
+from verigym.tasks.errors import ConfigError, SandboxError
 from verigym.tasks.load import _factory
 from verigym.verifiers import Verdict
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 ROWS = Path(__file__).with_name("rows")
+REFUSED = "More could not be played where this was built"
 SHOWN = 2500  # characters of a message
 _ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", re.MULTILINE)
 
 
-def environment_pages() -> dict[str, str]:
-    """The pages by their place in the site."""
+def environment_pages(data: Path = DATA) -> dict[str, str]:
+    """The pages by their place in the site; tasks are those of the data sets in `data`, or else made-up ones."""
     needed = runpy.run_path(str(ROOT / "tests" / "test_env_contract.py"))["ARGUMENTS"]
     ours = [env_id for env_id in registered_ids() if env_id.startswith("verigym/")]
-    return {f"environments/{_name(env_id)}.md": _page(env_id, needed.get(env_id, {})) for env_id in ours}
+    return {f"environments/{_name(env_id)}.md": _page(env_id, needed.get(env_id, {}), data) for env_id in ours}
 
 
 def _name(env_id: str) -> str:
     return env_id.removeprefix("verigym/")
 
 
-def _page(env_id: str, needed: Mapping[str, Any]) -> str:
+def _page(env_id: str, needed: Mapping[str, Any], data: Path) -> str:
     kwargs = gym.spec(env_id).kwargs
     factory = _factory(kwargs["task_set"])
     about = inspect.cleandoc(import_module(factory.__module__).__doc__ or "")
     first, _, rest = about.partition("\n\n")
-    given, origin = _given(kwargs["task_set"], needed)
-    parts = [f"# {_name(env_id)}", first]
+    given, origin = _given(kwargs["task_set"], needed, data)
+    parts = [f"# {_name(env_id)}", first, _usage(env_id, needed)]
     try:
-        if given is None:
-            raise VerigymError(origin)
         with gym.make(env_id, **given) as env:
-            parts += [_usage(env_id, needed), _facts(env.unwrapped), *_played(env.unwrapped, origin)]
-    except VerigymError as error:
-        parts += [
-            _usage(env_id, needed),
-            f"No task is shown, since none could be played where this was built: {error}.",
-        ]
+            parts.extend(_played(env.unwrapped, origin))
+    except (ConfigError, SandboxError) as error:  # an extra that is not installed, no sandbox
+        parts.append(f"{REFUSED}: {error}.")
     return "\n\n".join([*parts, "## Options", _options(env_id, factory), "## The data", rest, ""])
 
 
-def _given(task_set: str, needed: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def _given(task_set: str, needed: Mapping[str, Any], data: Path) -> tuple[dict[str, Any], str]:
     """The keyword arguments with which an id is played here, and a sentence on where its task comes from."""
     if "source" not in needed:
         return dict(needed), "The first task of seed 0."
-    real, made_up = DATA / needed["source"], ROWS / f"{task_set}.jsonl"
-    if real.exists() and ROOT not in real.parents:
+    real = data / needed["source"]  # an absolute one is made up, in the tests
+    if real.exists() and data in real.parents and task_set != "custom":
         return {**needed, "source": str(real)}, "A task of the data set."
-    if real.exists() or made_up.exists():
-        source = real if real.exists() else made_up
-        return {"source": str(source)}, "A made-up task in the shape of the data set."
-    return None, "the data set is not at hand"
+    made_up = ROWS / task_set if (ROWS / task_set).is_dir() else ROWS / f"{task_set}.jsonl"
+    source = real if Path(needed["source"]).is_absolute() else made_up
+    return {"source": str(source)}, "A made-up task in the shape of the data set."
 
 
 def _usage(env_id: str, needed: Mapping[str, Any]) -> str:
@@ -95,7 +90,7 @@ def _facts(env: TextEnv) -> str:
         ("tokens", f"at most {tokens}" if tokens else "no limit"),
         ("chance score", f"{env.chance:.4g}"),
     ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(["| what | here |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def _verifier_name(env: TextEnv) -> str:
@@ -105,7 +100,8 @@ def _verifier_name(env: TextEnv) -> str:
 
 
 def _played(env: TextEnv, origin: str) -> Iterator[str]:
-    """A task, its tools, a right episode, and what that and knowing nothing earn."""
+    """Budgets and chance, a task, its tools, a right episode, and what that and knowing nothing earn."""
+    yield _facts(env)
     _, info = env.reset(seed=0)
     task = env.tasks.get(info["task_id"])
     yield f"## A task\n\n{origin} Its id is `{task.id}`."
@@ -173,16 +169,9 @@ def _options(env_id: str, factory: Any) -> str:
     own, of_tasks = _parameters(kind.__init__), _parameters(factory)
     rows = [(name, default, meanings[name]) for name, default in own.items()]
     rows += [(name, default, "of the task set: see below") for name, default in of_tasks.items() if name not in own]
+    cells = [(name, _value(spec.kwargs.get(name, default)), _cell(text)) for name, default, text in rows]
     head = ["| option | default | meaning |", "|---|---|---|"]
-    return "\n".join(
-        [
-            *head,
-            *(
-                f"| `{name}` | {_value(spec.kwargs.get(name, default))} | {_cell(text)} |"
-                for name, default, text in rows
-            ),
-        ]
-    )
+    return "\n".join([*head, *(f"| `{name}` | {value} | {text} |" for name, value, text in cells)])
 
 
 _COMMON = {

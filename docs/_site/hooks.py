@@ -14,6 +14,7 @@ from attacks import attacks_table
 from environments import environment_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from sources import FENCE, function_source, source_page
@@ -21,6 +22,7 @@ from sources import FENCE, function_source, source_page
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+_ENV_ID = re.compile(r"(?<!\[)`verigym/(\w+-v0)`(?!\])")
 _CODE_CELL = re.compile(r"`[^`\n]*`")
 _MARK = re.compile(r"^<!-- (attacks|source): (\S+?)(?:#(\w+))? -->$", re.MULTILINE)  # what is put in its place
 
@@ -46,7 +48,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to the repository's files become links to their pages; Python-Markdown takes a bar in code as it stands."""
+    """Links to the repository's files lead to their pages, and ids of environments to theirs.
+
+    Python-Markdown takes a bar in a table's code as it stands, where GitHub wants it escaped.
+    """
     uri = page.file.src_uri
 
     def inward(link: re.Match[str]) -> str:
@@ -55,14 +60,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = known if known is not None and known in files.src_uris else None
         return link[0] if target is None else f"{link[1]}{_relative(target, uri)}{link[3] or ''}{link[4]}"
 
-    lines = _LINK.sub(inward, _MARK.sub(_made, markdown)).splitlines()
+    def to_environment(env_id: re.Match[str]) -> str:
+        target = f"environments/{env_id[1]}.md"
+        return f"[{env_id[0]}]({_relative(target, uri)})" if target in files.src_uris else env_id[0]
+
+    lines = _ENV_ID.sub(to_environment, _LINK.sub(inward, _MARK.sub(_made, markdown))).splitlines()
     return "\n".join(_CODE_CELL.sub(_unescaped, line) if line.startswith("|") else line for line in lines)
 
 
 def formula(source: str, *_: Any, **__: Any) -> str:
-    """The MathML of a fence of LaTeX, a formula a line."""
-    lines = [convert(line, display="block") for line in source.splitlines() if line.strip()]
-    return '<div class="math">' + "".join(lines) + "</div>"
+    """The MathML of a fence of LaTeX. Raises PluginError for a command that is not known."""
+    mathml = convert(source.strip(), display="block")
+    if "\\" in mathml:
+        raise PluginError(f"a formula has a command that latex2mathml does not know: {source.strip()}")
+    return f'<div class="math">{mathml}</div>'
 
 
 def _made(mark: re.Match[str]) -> str:
