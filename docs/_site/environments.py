@@ -50,8 +50,11 @@ def _page(env_id: str, needed: Mapping[str, Any], data: Path) -> str:
     parts = [f"# {_name(env_id)}", first, _usage(env_id, needed)]
     try:
         with gym.make(env_id, **given) as env:
-            parts.extend(_played(env.unwrapped, origin))
-    except (ConfigError, SandboxError) as error:  # an extra that is not installed, no sandbox
+            parts += [*_asked(env.unwrapped, origin), *_judged(env.unwrapped)]
+    except SandboxError as error:
+        with gym.make(env_id, **given, verifier="exact", tools=()) as env:  # neither needs one
+            parts += [*_asked(env.unwrapped, origin), f"{REFUSED}: {error}."]
+    except ConfigError as error:  # an extra that is not installed
         parts.append(f"{REFUSED}: {error}.")
     return "\n\n".join([*parts, "## Options", _options(env_id, factory), "## The data", rest, ""])
 
@@ -99,23 +102,29 @@ def _verifier_name(env: TextEnv) -> str:
     return str(kwargs.get("verifier", default))
 
 
-def _played(env: TextEnv, origin: str) -> Iterator[str]:
-    """Budgets and chance, a task, its tools, a right episode, and what that and knowing nothing earn."""
+def _asked(env: TextEnv, origin: str) -> Iterator[str]:
+    """Budgets and chance, a task and its tools."""
     yield _facts(env)
     _, info = env.reset(seed=0)
-    task = env.tasks.get(info["task_id"])
-    yield f"## A task\n\n{origin} Its id is `{task.id}`."
+    yield f"## A task\n\n{origin} Its id is `{info['task_id']}`."
     yield from map(_message, info["messages"])
     if info["tools"]:
         names = ", ".join(f"`{tool['function']['name']}`" for tool in info["tools"])
         schemas = "\n".join(json.dumps(tool, indent=2) for tool in info["tools"])
         yield f"## Tools\n\nThe agent may call {names}."
         yield _folded("The schemas", schemas, "json")
-    if episodes := env.gold_episodes(task):
+
+
+def _judged(env: TextEnv) -> Iterator[str]:
+    """A right episode of that task, and what it and knowing nothing earn."""
+    _, info = env.reset(seed=0)
+    task_id = info["task_id"]
+    episodes = env.gold_episodes(env.tasks.get(task_id))
+    if episodes:
         yield "## A right episode"
-        yield from _transcript(env, task.id, episodes[0])
+        yield from _transcript(env, task_id, episodes[0])
     yield "## Verdicts"
-    yield _verdicts(env, task.id, episodes)
+    yield _verdicts(env, task_id, episodes)
 
 
 def _transcript(env: TextEnv, task_id: str, turns: list[str]) -> Iterator[str]:
