@@ -101,17 +101,19 @@ def draw(figures: Sequence[Figures], shown: Figures, path: Path) -> None:
 
 
 def text(options: Options, figures: Sequence[Figures]) -> str:
-    """The section of docs/learners.md."""
+    """The section of docs/learners.md; seconds and memory are for `algorithms.py`, which measures fewer at a time."""
     sizes, seeds = options.sizes, ", ".join(map(str, options.seeds))
     setting = (
         f"`python benchmarks/family.py`: verigym/Calculator-v0, `recipes/calculator.yaml` with {STEPS_PER_BATCH} "
         f"optimizer steps for each batch of {sizes.groups * sizes.group_size} episodes, warm starts of "
         f"{sizes.warm_steps} supervised steps, seeds {seeds} (mean, lowest to highest), {sizes.steps} batches, torch "
-        f"{torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks. The machine had other work: "
-        "seconds are good for little. With so few seeds the order of the rows says nothing; each page draws its own "
-        "curve before all the others."
+        f"{torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks. With so few "
+        "seeds the order of the rows says little; each page draws its own curve before all the others."
     )
-    return "\n\n".join([paragraph(setting), table([head(options.goal), *(f.row(options.goal) for f in figures)])])
+    titles = head(options.goal)
+    kept = [number for number, title in enumerate(titles) if "seconds" not in title and "MB" not in title]
+    rows = [titles, *(found.row(options.goal) for found in figures)]
+    return "\n\n".join([paragraph(setting), table([[row[number] for number in kept] for row in rows])])
 
 
 def report(options: Options, found: Mapping[str, Any]) -> None:

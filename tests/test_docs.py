@@ -63,6 +63,9 @@ def test_the_blocks_of_a_page_run_in_order_and_print_what_they_say(page: Path, t
     for slow, block in blocks(page):
         if not slow and not NAMED.match(block):
             run(block, tmp_path)
+    for program, *arguments in commands(page):
+        if program == "verigym" and "--no-open" in arguments:  # what looks at the runs of the blocks
+            subprocess.run([sys.executable, "-m", "verigym.cli", *arguments], cwd=tmp_path, check=True)
 
 
 @pytest.mark.slow
