@@ -103,12 +103,14 @@ def draw(figures: Sequence[Figures], shown: Figures, path: Path) -> None:
 def text(options: Options, figures: Sequence[Figures]) -> str:
     """The section of docs/learners.md; seconds and memory are for `algorithms.py`, which measures fewer at a time."""
     sizes, seeds = options.sizes, ", ".join(map(str, options.seeds))
+    runs = f"seeds {seeds} (mean, lowest to highest)" if len(options.seeds) > 1 else f"one run each, with seed {seeds}"
     setting = (
-        f"`python benchmarks/family.py`: verigym/Calculator-v0, `recipes/calculator.yaml` with {STEPS_PER_BATCH} "
-        f"optimizer steps for each batch of {sizes.groups * sizes.group_size} episodes, warm starts of "
-        f"{sizes.warm_steps} supervised steps, seeds {seeds} (mean, lowest to highest), {sizes.steps} batches, torch "
-        f"{torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks. With so few "
-        "seeds the order of the rows says little; each page draws its own curve before all the others."
+        f"`python benchmarks/family.py --seeds {seeds.replace(',', '')}`: verigym/Calculator-v0, "
+        f"`recipes/calculator.yaml` with {STEPS_PER_BATCH} optimizer steps for each batch of "
+        f"{sizes.groups * sizes.group_size} episodes, warm starts of {sizes.warm_steps} supervised steps, {runs}, "
+        f"{sizes.steps} batches, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks. "
+        "So few seeds tell that each of them learns, and not which is best. The page of each draws its curve before "
+        "all the others."
     )
     titles = head(options.goal)
     kept = [number for number, title in enumerate(titles) if "seconds" not in title and "MB" not in title]
