@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 ROWS = Path(__file__).with_name("rows")
 REFUSED = "More could not be played where this was built"
+MADE_UP = "A made-up task in the shape of the data set."
 SHOWN = 2500  # characters of a message
 _ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", re.MULTILINE)
 
@@ -68,7 +69,7 @@ def _given(task_set: str, needed: Mapping[str, Any], data: Path) -> tuple[dict[s
         return {**needed, "source": str(real)}, "A task of the data set."
     made_up = ROWS / task_set if (ROWS / task_set).is_dir() else ROWS / f"{task_set}.jsonl"
     source = real if Path(needed["source"]).is_absolute() else made_up
-    return {"source": str(source)}, "A made-up task in the shape of the data set."
+    return {"source": str(source)}, MADE_UP
 
 
 def _usage(env_id: str, needed: Mapping[str, Any]) -> str:
@@ -78,8 +79,9 @@ def _usage(env_id: str, needed: Mapping[str, Any]) -> str:
     return f'    gym.make("verigym:{env_id}"{arguments})'
 
 
-def _facts(env: TextEnv) -> str:
+def _facts(env: TextEnv, origin: str) -> str:
     kind, budget = type(env), env.budget
+    counted = origin == MADE_UP and isinstance(gym.spec(env.spec.id).kwargs.get("chance"), str)
     path = Path(inspect.getfile(kind)).relative_to(ROOT)
     tokens = ", ".join(
         f"{count} per {what}"
@@ -91,20 +93,19 @@ def _facts(env: TextEnv) -> str:
         ("verifier", f"[`{_verifier_name(env)}`](../verifiers.md)"),
         ("turns of the agent", f"at most {budget.turns}"),
         ("tokens", f"at most {tokens}" if tokens else "no limit"),
-        ("chance score", f"{env.chance:.4g}"),
+        ("chance score", "counted on the data set" if counted else f"{env.chance:.4g}"),
     ]
     return "\n".join(["| what | here |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def _verifier_name(env: TextEnv) -> str:
-    kwargs = gym.spec(env.spec.id).kwargs if env.spec else {}
     default = inspect.signature(type(env).__init__).parameters["verifier"].default
-    return str(kwargs.get("verifier", default))
+    return str(gym.spec(env.spec.id).kwargs.get("verifier", default))
 
 
 def _asked(env: TextEnv, origin: str) -> Iterator[str]:
     """Budgets and chance, a task and its tools."""
-    yield _facts(env)
+    yield _facts(env, origin)
     _, info = env.reset(seed=0)
     yield f"## A task\n\n{origin} Its id is `{info['task_id']}`."
     yield from map(_message, info["messages"])
