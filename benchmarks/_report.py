@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-DOCS = Path(__file__).parents[1] / "docs" / "learners.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Jobs:
@@ -81,14 +81,15 @@ def new_figure(columns: int, rows: int = 1, *, height: float = 3.4) -> tuple[Fig
 
 
 def write_docs(section: str, text: str, pictures: Sequence[Path]) -> None:
-    """Puts the text between the section's marks in docs/learners.md, and its pictures beside it."""
+    """Puts the text between the section's marks, on whichever page has them, and its pictures into docs/learners/."""
     begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
-    before, mark, rest = DOCS.read_text(encoding="utf-8").partition(begin)
-    _, last, after = rest.partition(end)
-    if not (mark and last):
-        raise SystemExit(f"{DOCS} lacks the marks '{begin}' and '{end}'")
-    folder = DOCS.with_suffix("")
-    folder.mkdir(exist_ok=True)
+    for page in sorted(DOCS.rglob("*.md")):
+        before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+        _, last, after = rest.partition(end)
+        if mark and last:
+            break
+    else:
+        raise SystemExit(f"no page under {DOCS} has the marks '{begin}' and '{end}'")
     for picture in pictures:
-        shutil.copy(picture, folder)
-    DOCS.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+        shutil.copy(picture, DOCS / "learners")
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")

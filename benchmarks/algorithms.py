@@ -99,16 +99,16 @@ def do(options: Options, job: str, folder: Path) -> Any:
         return _memory(_named(which), options.sizes)
     if name == "credit":
         return measure(_named("ppo"), model, options.sizes, seed, folder)
-    before = _peak()
+    before = peak()
     curve = _named(name).curve(model, options.sizes, seed, folder)
-    return {"megabytes": _peak() - before, "curve": [asdict(point) for point in curve]}
+    return {"megabytes": peak() - before, "curve": [asdict(point) for point in curve]}
 
 
 def _named(name: str) -> Algorithm:
     return next(algorithm for algorithm in ALGORITHMS if algorithm.name == name)
 
 
-def _peak() -> float:
+def peak() -> float:
     """The most memory that this process has had, in MB (of Linux: `ru_maxrss` begins with the parent's)."""
     status = Path("/proc/self/status").read_text()
     return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -116,7 +116,7 @@ def _peak() -> float:
 
 def _memory(algorithm: Algorithm, sizes: Sizes) -> dict[str, float]:
     """Peak memory of a learner, without an engine: two steps of a larger model, above that after start."""
-    before = _peak()
+    before = peak()
     config, model = online_config(algorithm, Path(), sizes, 0, Path()), tiny_model(_VOCABULARY, **_LARGER)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learner: PolicyLearner
@@ -129,7 +129,7 @@ def _memory(algorithm: Algorithm, sizes: Sizes) -> dict[str, float]:
     episodes = [_random_episode(number) for number in range(_EPISODES)]
     for _ in range(2):
         learner.update(episodes, learner.advantages(episodes))
-    return {"parameters": parameters, "megabytes": _peak() - before}
+    return {"parameters": parameters, "megabytes": peak() - before}
 
 
 def _random_episode(number: int) -> Episode:

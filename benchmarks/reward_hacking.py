@@ -58,7 +58,7 @@ class Options:
     threads: int = 2
     """Threads of torch."""
     write_docs: bool = False
-    """Put the section and its picture into docs/learners.md."""
+    """Put the section and its picture into docs/learners/reward_model.md."""
     job: str | None = None
     """Do this one job in this process; for the benchmark's own use."""
 
@@ -227,7 +227,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
 
 def text(options: Options, found: Mapping[str, Any]) -> str:
-    """The section of docs/learners.md."""
+    """The section of docs/learners/reward_model.md."""
     sizes, model = options.sizes, found["reward-model"]
     held, alone = model["held_out"], found["model"]
     setting = (
@@ -240,7 +240,7 @@ def text(options: Options, found: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             paragraph(setting),
-            "![the reward model's reward beside the truth](learners/reward_hacking.png)",
+            "![the reward model's reward beside the truth](reward_hacking.png)",
             _progress(found),
             _ranking(held, alone["calibration"]),
             _patterns(alone["steps"]),

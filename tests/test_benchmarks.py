@@ -1,6 +1,7 @@
 """The benchmark scripts run, at sizes at which their figures mean nothing."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -87,3 +88,19 @@ def test_the_rollout_benchmark_plays_every_kind_in_every_way(tmp_path: Path, way
     found = json.loads(output.read_text())["tokens_per_second"]
     assert list(found) == ["single turn", "3 turns", "3 turns, stragglers"]
     assert all(list(speeds) == ways and min(map(min, speeds.values())) > 0 for speeds in found.values())
+
+
+def test_the_benchmark_of_the_family_draws_a_curve_for_each_member(tmp_path: Path) -> None:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        members = [member.name for member in runpy.run_path(str(SCRIPTS / "family.py"))["FAMILY"]]
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    for number, member in enumerate(members):
+        rates = (0.2, 0.95 - number / 100)
+        curve = [{"episodes": 256 * n, "tokens": 4000 * n, "seconds": 1.0, "pass_rate": r} for n, r in enumerate(rates)]
+        (tmp_path / f"{member}-0.json").write_text(json.dumps({"megabytes": 1.0, "curve": curve}))
+    (tmp_path / "warm-0.json").write_text("{}")  # all jobs are done: it only reports
+    shown = run("family.py", "--output", str(tmp_path), "--seeds", "0")
+    assert "| GRPO | 0.20 | 0.950 | 0.950 | 1 of 1 | 256 | 4000 |" in shown
+    assert {path.stem for path in tmp_path.glob("*.png")} == {f"family_{member}" for member in members}

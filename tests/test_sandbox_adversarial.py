@@ -1,8 +1,8 @@
 """What hostile programs get from the sandboxes that isolate: data about themselves, and nothing else.
 
-The rows are numbered as in the list of docs/sandbox.md. Whether a value is right is the verifier's business, not
-tested here: what matters is that a job ends as it should, that its values are plain, and that after each of them the
-server lives, no process and no file is left and an honest job passes.
+docs/attacks.md shows the tests by their names. Whether a value is right is the verifier's business, not tested here:
+what matters is that a job ends as it should, that its values are plain, and that after each of them the server lives,
+no process and no file is left and an honest job passes.
 """
 
 import os
