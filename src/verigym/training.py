@@ -31,7 +31,7 @@ from verigym.rollouts import make_rollouts
 from verigym.run_folder import RunFolder
 from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
-from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
+from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted
 from verigym.verifiers import sandbox
 from verigym.verifiers.verdict import Outcome
 
@@ -155,6 +155,11 @@ class Trainer:
             raise RunInterrupted(
                 f"checkpoint of step {self.step} written; go on with: verigym train --resume {self.folder.path}"
             ) from None
+        except EngineError as error:  # such as a server that is gone
+            raise EngineError(
+                f"{error}; the checkpoint of step {int(self.folder.latest().name)} is kept: when this is mended, go on "
+                f"with: verigym train --resume {self.folder.path}"
+            ) from error
         self._save()
         self.folder.plot()
 
