@@ -36,6 +36,7 @@ class Live:
         self.limit = 0
         self.fills_context = False
         self.given_up = False
+        self.lost = 0  # how often its environment's worker was lost
 
     def begin(self, env: Env, observation: str, info: Mapping[str, Any], *, prompts: dict[str, list[int]]) -> None:
         """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""

@@ -6,6 +6,7 @@ Whatever is killed: no run hangs, no episode is lost or played twice, and nothin
 import json
 import os
 import random
+import re
 import runpy
 import subprocess
 import sys
@@ -169,10 +170,12 @@ def test_a_learner_killed_goes_on_and_loses_and_repeats_nothing(
 
 
 def test_actors_on_ray_are_replaced_and_end_with_their_learner(model: Path, tmp_path: Path) -> None:
-    """Seven kills in one run: five of actors, which it outlives, and two of the learner."""
+    """Seven kills in one run: three of engines, two of environments' workers, all of which it outlives, and two of the
+    learner."""
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'verigym[ray]')")
-    run = Killed(config_of(model, tmp_path / "run", engine={"kind": "ray"}), tmp_path)
-    victims = ["actor", "actor", "learner", "actor", "learner", "actor", "actor"]
+    engine = {"kind": "ray", "ray": {"env_workers": 2}}
+    run = Killed(config_of(model, tmp_path / "run", engine=engine), tmp_path)
+    victims = ["EngineActor", "EnvActor", "learner", "EngineActor", "learner", "EnvActor", "EngineActor"]
     rng = random.Random(0)
     run.start()
     for victim, (step, share) in zip(victims, moments(7, len(victims)), strict=True):
@@ -181,10 +184,12 @@ def test_actors_on_ray_are_replaced_and_end_with_their_learner(model: Path, tmp_
             run.kill()
             run.start()
         else:
-            run.wait_for(lambda: len(run.named("ray::EngineActor")) == 2, "two actors")
-            rng.choice(run.named("ray::EngineActor")).kill()
+            name = f"ray::{victim}"
+            run.wait_for(lambda name=name: len(run.named(name)) == 2, f"two of {name}")
+            rng.choice(run.named(name)).kill()
     assert run.end() == 0, run.said()
-    assert run.said().count("it is replaced") == 2  # of those that were killed after the learner
+    for kind in ("Ray actor", "Environment worker"):  # of what was killed since the learner was
+        assert len(re.findall(rf"{kind} \d was lost .*; it is replaced", run.said())) == 1
     run.check()
 
 

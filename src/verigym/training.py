@@ -15,6 +15,7 @@ from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_devi
 from verigym.agents.collect import Collector
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.sync import WeightSync
+from verigym.agents.env_workers import make_env_workers
 from verigym.agents.episode import Episode, Plan
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.policy import PolicyLearner
@@ -95,6 +96,7 @@ class Trainer:
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = make_engine(config.engine, source, dtype=engine_dtype, device=device, slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        self.env_workers = make_env_workers(config.engine.ray)
         self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
         self.evaluator = self._collector(config.evaluated_envs)
@@ -307,6 +309,7 @@ class Trainer:
             env_timeout=self.config.env_timeout,
             interrupted=lambda: self.interrupts.requested,
             snapshots=snapshots,
+            env_workers=self.env_workers,
         )
 
     def _save(self) -> None:
@@ -346,6 +349,8 @@ class Trainer:
         self.rollouts.close()
         self.collector.close()
         self.evaluator.close()
+        if self.env_workers is not None:
+            self.env_workers.close()
         self.agent.engine.close()
 
 
