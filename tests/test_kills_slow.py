@@ -40,7 +40,7 @@ MARK = "VERIGYM_TEST_RUN"  # in the environment of a run and of all that it star
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained in seconds: it knows the form of a turn, and is right now and then."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=40, batch_size=64, demonstrations=512))
+    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=100, batch_size=64, demonstrations=512))
     return folder
 
 
