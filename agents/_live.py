@@ -40,6 +40,7 @@ class Live:
         self.fills_context = False
         self.given_up = False
         self.asked = 0.0  # when the engine was last given a request
+        self.lost = 0  # how often its environment's worker was lost
 
     def begin(self, env: Env, observation: str, info: Mapping[str, Any], *, prompts: dict[str, list[int]]) -> None:
         """Takes the environment's first messages. `prompts` keeps their ids for the other members of the group."""

@@ -16,18 +16,21 @@ from verigym.agents._workers import Call, Workers
 from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, StopReason
+from verigym.agents.env_workers import EnvWorkers
 from verigym.agents.episode import Episode, Plan, Truncation
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks import activity
-from verigym.tasks.errors import ConfigError, EnvClosedError, RunInterrupted
+from verigym.tasks.errors import ConfigError, EnvClosedError, EnvLostError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
+
+_LOSSES = 3  # of environments' workers, in one episode, beyond which the episode itself may be what ends them
 
 
 class EnvPool:
     """Environments by spec, made when needed and used again after an episode."""
 
-    def __init__(self, specs: Sequence[EnvSpec]) -> None:
-        self.specs = list(specs)
+    def __init__(self, specs: Sequence[EnvSpec], make: Callable[[EnvSpec], Env] = EnvSpec.make) -> None:
+        self.specs, self._make = list(specs), make
         self._free: list[list[Env]] = [[] for _ in self.specs]
         self._lock = threading.Lock()
 
@@ -36,7 +39,7 @@ class EnvPool:
         with self._lock:
             if self._free[index]:
                 return self._free[index].pop()
-        return self.specs[index].make()
+        return self._make(self.specs[index])
 
     def give_back(self, index: int, env: Env) -> None:
         with self._lock:
@@ -59,8 +62,10 @@ class Collector:
     steps in the order of the plans; the same plans give the same bits.
 
     An environment that raises, or does not answer within `env_timeout` seconds, loses its own episode, which ends
-    with an INFRA_ERROR. Raises RunInterrupted when `interrupted()` turns true. With `snapshots` episodes keep those of
-    their environment before each turn, for forks; raises ConfigError for an environment that has none.
+    with an INFRA_ERROR. With `env_workers` environments are in workers on a cluster; an episode whose worker is lost is
+    played again from its start, up to three times. Raises RunInterrupted when `interrupted()` turns true. With
+    `snapshots` episodes keep those of their environment before each turn, for forks; raises ConfigError for an
+    environment that has none.
     """
 
     def __init__(
@@ -73,12 +78,14 @@ class Collector:
         env_timeout: float = 300.0,
         interrupted: Callable[[], bool] = lambda: False,
         snapshots: bool = False,
+        env_workers: EnvWorkers | None = None,
     ) -> None:
-        self.agent, self.pool, self.snapshots = agent, EnvPool(envs), snapshots
+        make, threads = (env_workers.make, env_workers.calls) if env_workers else (EnvSpec.make, 64)
+        self.agent, self.pool, self.snapshots = agent, EnvPool(envs, make), snapshots
         if snapshots:
             self._require_snapshots()
         self.deterministic, self.concurrency, self.interrupted = deterministic, concurrency, interrupted
-        self.workers = Workers(min(concurrency, 64), timeout=env_timeout)
+        self.workers = Workers(min(concurrency, threads), timeout=env_timeout)
         self._ids = 0
         self.progress = (0, 0)
 
@@ -247,6 +254,9 @@ class Collection:
     def _go_on(self, call: Call) -> None:
         """Takes an environment's answer: the next request, or the end of the episode."""
         live: Live = call.key
+        if isinstance(call.error, EnvLostError) and live.lost < _LOSSES:
+            self._begin_again(live)
+            return
         if call.error is not None:
             self._fail(live, call.error)
             return
@@ -272,6 +282,14 @@ class Collection:
     def _step(self, generation: Generation) -> None:
         live = self.running[generation.id]
         self.owner.workers.submit(live, live.absorb(generation))
+
+    def _begin_again(self, live: Live) -> None:
+        """The environment was lost with its worker; nothing of the episode is kept."""
+        self.engine.release(live.request_id)
+        del self.running[live.request_id]
+        again = Live(live.index, live.plan, live.env_id, live.chat, snapshots=self.owner.snapshots)
+        again.lost = live.lost + 1
+        self.waiting.appendleft(again)
 
     def _fail(self, live: Live, error: Exception) -> None:
         """The environment broke: its episode is unscorable, and it is not used again."""

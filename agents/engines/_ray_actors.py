@@ -42,7 +42,7 @@ def connect(config: RayConfig) -> bool:
         return False
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if config.address is None:
-        cpus = max(os.cpu_count() or 1, ceil(config.actors * config.cpus))
+        cpus = max(os.cpu_count() or 1, ceil(config.actors * config.cpus) + config.env_workers)
         options |= {"include_dashboard": False, "num_cpus": cpus}
     try:
         _require_listener(config.address)

@@ -10,7 +10,7 @@ from verigym.tasks.errors import ConfigError
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Engine actors on a Ray cluster."""
+    """Engine actors and environment workers on a Ray cluster."""
 
     actors: int = 2
     """Actors, each with an engine and weights of its own."""
@@ -22,6 +22,8 @@ class RayConfig:
     """CPU cores of each actor."""
     gpus: float = 0.0
     """GPUs of each actor: 1, a share of one, or 0 to play on CPU."""
+    env_workers: int = 0
+    """Processes that step the environments, on a CPU core each; 0 steps them in the learner's process."""
     timeout: float = 600.0
     """Seconds without an answer, also while it starts, after which an actor counts as lost."""
 
@@ -30,6 +32,8 @@ class RayConfig:
             raise ConfigError(f"engine.ray.actors must be at least 1, not {self.actors}")
         if not self.cpus > 0 or not 0 <= self.gpus <= 1:
             raise ConfigError("engine.ray.cpus must be above 0 and engine.ray.gpus lie in [0, 1]")
+        if self.env_workers < 0:
+            raise ConfigError(f"engine.ray.env_workers must be at least 0, not {self.env_workers}")
         if not self.timeout > 0:
             raise ConfigError(f"engine.ray.timeout must be above 0, not {self.timeout}")
 

@@ -19,6 +19,7 @@ from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Engine
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.sync import WeightSync
+from verigym.agents.env_workers import make_env_workers
 from verigym.agents.episode import Episode, mean_reward
 from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
@@ -79,14 +80,23 @@ def play(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     player = make_engine(engine, model, dtype=dtype, device=device, slots=slots)
     agent = LocalAgent(chat, player, temperature=temperature, max_new_tokens=max_new_tokens)
+    workers = make_env_workers(engine.ray)
     with Interrupts() as interrupts, doing("evaluating"):
-        collector = Collector(agent, [spec], deterministic=deterministic, interrupted=lambda: interrupts.requested)
+        collector = Collector(
+            agent,
+            [spec],
+            deterministic=deterministic,
+            interrupted=lambda: interrupts.requested,
+            env_workers=workers,
+        )
         try:
             if engine.kind == "vllm-server":
                 _send(model, player, device)
             return collector.collect(plans)
         finally:
             collector.close()
+            if workers is not None:
+                workers.close()
             player.close()
 
 

@@ -15,6 +15,7 @@ from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_devi
 from verigym.agents.collect import Collector
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.sync import WeightSync
+from verigym.agents.env_workers import make_env_workers
 from verigym.agents.episode import Episode, Plan
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.policy import PolicyLearner
@@ -33,7 +34,7 @@ from verigym.run_models import load_policy, load_reference, reference_path
 from verigym.stalls import StallWatch
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.activity import doing
-from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
+from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted
 from verigym.verifiers import sandbox
 from verigym.verifiers.verdict import Outcome
 
@@ -102,6 +103,7 @@ class Trainer:
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = make_engine(config.engine, source, dtype=engine_dtype, device=device, slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        self.env_workers = make_env_workers(config.engine.ray)
         self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
         self.evaluator = self._collector(config.evaluated_envs)
@@ -165,6 +167,11 @@ class Trainer:
             raise RunInterrupted(
                 f"checkpoint of step {self.step} written; go on with: verigym train --resume {self.folder.path}"
             ) from None
+        except EngineError as error:  # such as a server that is gone
+            raise EngineError(
+                f"{error}; the checkpoint of step {int(self.folder.latest().name)} is kept: when this is mended, go on "
+                f"with: verigym train --resume {self.folder.path}"
+            ) from error
         self._save()
         self.folder.plot()
 
@@ -316,6 +323,7 @@ class Trainer:
             env_timeout=self.config.env_timeout,
             interrupted=lambda: self.interrupts.requested,
             snapshots=snapshots,
+            env_workers=self.env_workers,
         )
 
     @doing("checkpointing")
@@ -356,6 +364,8 @@ class Trainer:
         self.rollouts.close()
         self.collector.close()
         self.evaluator.close()
+        if self.env_workers is not None:
+            self.env_workers.close()
         self.agent.engine.close()
 
 
