@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,27 +25,27 @@ def converse(
     *,
     concurrency: int = 64,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[Episode]:
-    """The episodes, in the order of the plans, up to `concurrency` at a time.
+) -> Iterator[tuple[int, Episode]]:
+    """Index of the plan and episode, as they end; up to `concurrency` at a time.
 
     One whose environment or endpoint fails ends with an INFRA_ERROR; one that outgrows the model's context earns 0.
     Raises RunInterrupted when `interrupted()` turns true.
     """
     pool, workers = EnvPool(specs), Workers(min(concurrency, len(plans)), timeout=float("inf"))
-    episodes: dict[int, Episode] = {}
+    left = len(plans)
     try:
         for index, plan in enumerate(plans):
             workers.submit(index, partial(_play, agent, pool, plan))
-        while len(episodes) < len(plans):
+        while left:
             if interrupted():
                 raise RunInterrupted("interrupted while playing episodes")
             for call in workers.take(0.1):
-                episodes[call.key] = call.result or _failed(specs, plans[call.key], call.error)
+                left -= 1
+                yield call.key, call.result or _failed(specs, plans[call.key], call.error)
     finally:
         workers.abandon()
         workers.close()
         pool.close()
-    return [episodes[index] for index in range(len(plans))]
 
 
 def _play(agent: EndpointAgent, pool: EnvPool, plan: Plan) -> Episode:
@@ -63,6 +63,7 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
     observation, info = env.reset(seed=plan.seed, options=reset_options(env, plan))
     messages, tools = messages_of(observation, info), info.get("tools") or ()
     turns: list[Turn] = []
+    read, written = 0, 0
     while True:
         left = getattr(env.unwrapped, "tokens_left", lambda: None)()
         limit = agent.max_new_tokens if left is None else left
@@ -73,7 +74,8 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
             if not turns:
                 raise  # not even the question fits, whoever plays
             verdict = Verdict(0.0, Outcome.UNPARSEABLE, f"the conversation fills the model's context: {overflow}")
-            return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict)
+            return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict, (read, written))
+        read, written = read + answer.prompt_tokens, written + answer.tokens
         if hasattr(env.unwrapped, "announce"):
             env.unwrapped.announce(answer.tokens, cut=answer.cut)
         observation, reward, terminated, truncated, info = env.step(answer.text)
@@ -83,7 +85,8 @@ def _episode(agent: EndpointAgent, env: Env, plan: Plan, env_id: str) -> Episode
         turns.append(Turn(0, 0, float(reward), "length" if answer.cut else "stop", limit))
         if ended:
             verdict = info.get("verdict") or verdict_of(sum(turn.reward for turn in turns))
-            return _without_tokens(env_id, plan, turns, messages, _truncation(info) if truncated else None, verdict)
+            truncation = _truncation(info) if truncated else None
+            return _without_tokens(env_id, plan, turns, messages, truncation, verdict, (read, written))
 
 
 def _failed(specs: Sequence[EnvSpec], plan: Plan, error: Exception | None) -> Episode:
@@ -98,6 +101,7 @@ def _without_tokens(
     messages: Sequence[Mapping[str, Any]],
     truncation: Truncation | None,
     verdict: Verdict,
+    usage: tuple[int, int] | None = None,
 ) -> Episode:
     return Episode(
         env_id=env_id,
@@ -112,6 +116,7 @@ def _without_tokens(
         messages=tuple(messages),
         truncation=truncation,
         verdict=verdict,
+        usage=usage,
     )
 
 

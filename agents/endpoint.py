@@ -27,11 +27,15 @@ _OVERFLOW = re.compile(r"context[ _](length|window|size)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A turn in canonical syntax, how many tokens it has (by the endpoint's count), and whether a limit cut it."""
+    """A turn in canonical syntax, how many tokens it has, whether a limit cut it, and how many tokens were read for it.
+
+    Tokens are those that the endpoint counts; `prompt_tokens` is 0 if it does not say.
+    """
 
     text: str
     tokens: int
     cut: bool
+    prompt_tokens: int = 0
 
 
 class EndpointAgent(Agent):
@@ -104,7 +108,8 @@ class EndpointAgent(Agent):
         try:
             choice = reply["choices"][0]
             text = self._canonical(choice["message"])
-            return Answer(text, int(reply["usage"]["completion_tokens"]), choice["finish_reason"] == "length")
+            tokens, read = int(reply["usage"]["completion_tokens"]), int(reply["usage"].get("prompt_tokens") or 0)
+            return Answer(text, tokens, choice["finish_reason"] == "length", read)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise EndpointError(f"{self.url} answered no chat completion: {json.dumps(reply)[:200]}") from error
 

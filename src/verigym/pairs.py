@@ -136,9 +136,10 @@ def read_episodes(places: Iterable[str]) -> list[Episode]:
 def _files(place: Path) -> list[Path]:
     if not place.is_dir():
         return [place]
-    files = sorted((place / "episodes").glob("*.jsonl.gz"))
+    folder = place / "episodes"
+    files = sorted([*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl")])
     if not files:
-        raise TaskDataError(f"'{place}' is no run with episodes: it has no episodes/*.jsonl.gz")
+        raise TaskDataError(f"'{place}' is no run with episodes: it has no episodes/*.jsonl.gz and no episodes/*.jsonl")
     return files
 
 
@@ -152,7 +153,7 @@ def _episodes(file: Path) -> Iterator[Episode]:
                     what = " ".join(str(error).split())[:160]
                     raise TaskDataError(
                         f"{file}: row {number} is no episode ({type(error).__name__}: {what}); "
-                        "give a run folder, or a file that verigym eval --output wrote"
+                        "give a run folder, or what verigym eval wrote to its --folder or --output"
                     ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise TaskDataError(f"cannot read '{file}': {getattr(error, 'strerror', None) or error}") from error
