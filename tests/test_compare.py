@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 import torch
 
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
-from verigym.cli import main
+from verigym.cli import COMMANDS, main
 from verigym.comparison import Evaluator
 from verigym.envs.mixture import EnvSpec
 from verigym.pairs import read_episodes
@@ -27,6 +30,7 @@ from verigym.results import vote_of
 from verigym.tasks.errors import ConfigError
 from verigym.verifiers import Outcome, Verdict
 
+DOCS = Path(__file__).parents[1] / "docs" / "compare.md"
 ARITHMETIC, CALCULATOR = "verigym/Arithmetic-v0", "verigym/Calculator-v0"
 Says = Callable[[str, str, int], str | None]
 
@@ -173,6 +177,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(gold, capsys, tmp_path):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             while not (files := list(tmp_path.glob("episodes/*.jsonl"))) or files[0].read_bytes().count(b"\n") < 7:
                 assert process.poll() is None
+                time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
         enough.set()
         forever.set()
@@ -314,6 +319,13 @@ def test_a_first_interrupt_keeps_what_was_played(gold, tmp_path, capsys):
         evaluate(capsys, *arguments)
     assert 4 <= kept < 12
     assert asked.total() <= 12 + 1  # one was asked when the interrupt came
+
+
+@pytest.mark.parametrize("command", re.findall(r"^    verigym (.*)$", DOCS.read_text(), flags=re.MULTILINE))
+def test_the_commands_of_the_document_are_such(command):
+    name, *arguments = shlex.split(command)
+    module, attribute, _ = COMMANDS[name]
+    assert getattr(import_module(f"verigym.commands.{module}"), attribute).parse(arguments)
 
 
 def test_an_evaluator_refuses_a_folder_that_is_a_file(tmp_path):

@@ -1,4 +1,4 @@
-"""docs/tools.md and docs/extending.md: every snippet runs and prints what it says; counts are those of the data."""
+"""docs/tools.md, extending.md and compare.md: snippets run and print what they say; counts are those of the data."""
 
 import re
 import runpy
@@ -11,7 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 SNIPPETS = [
     snippet
-    for document in (DOCS, DOCS.with_name("extending.md"))
+    for document in (DOCS, DOCS.with_name("extending.md"), DOCS.with_name("compare.md"))
     for snippet in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL)
 ]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -16,7 +16,7 @@ from verigym.players import Player
 from verigym.results import Cell, Result, fingerprint
 from verigym.scores import Scores, difference, score
 from verigym.task_sampler import evaluation_plans, task_ids
-from verigym.tasks.errors import ConfigError, RunInterrupted
+from verigym.tasks.errors import ConfigError, RunError, RunInterrupted
 
 Key = tuple[str, int]  # a task's fingerprint, and the number of the sample
 
@@ -132,7 +132,10 @@ class Evaluator:
                 groups = self._groups(model, env)
                 difference_to_first = None if first is None else difference(groups, first)
                 first = groups if first is None else first
-                scores = score(groups, self.samples)
+                try:
+                    scores = score(groups, self.samples)
+                except RunError as error:
+                    raise RunError(f"{model} on {env}: {error}") from error
                 entry = Entry(env, model, scores, difference_to_first, self.cells[model, env], keys)
                 found.setdefault(env, []).append(entry)
         return Comparison(list(self.models), found)
@@ -154,7 +157,8 @@ def _keyed(spec: EnvSpec, tasks: int | None, seed: int, samples: int) -> list[tu
     env = spec.make()
     task_set = getattr(env.unwrapped, "tasks", None)
     env.close()
-    names = {plan.task_id: fingerprint(task_set and task_set.get(plan.task_id)) for plan in plans}
+    ids = dict.fromkeys(plan.task_id for plan in plans)
+    names = {task_id: fingerprint(None if task_set is None else task_set.get(task_id)) for task_id in ids}
     return [((names[plan.task_id], number % samples), plan) for number, plan in enumerate(plans)]
 
 

@@ -101,7 +101,8 @@ def _draw_rates(axes: Any, env: str, entries: Sequence[Entry], colors: Mapping[s
     axes.set_yticks(range(len(entries)), [_short(entry.model, 24) for entry in entries])
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_title(_short(env, 44), color=_GREY, loc="left", fontsize="medium", fontweight="bold")
+    env_id, _, options = env.partition(",")
+    axes.set_title("\n".join(filter(None, [env_id, _short(options, 48)])), color=_GREY, loc="left", fontsize="medium")
     axes.set_xlabel("pass@1", color=_GREY)
 
 

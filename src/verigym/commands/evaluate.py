@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import tyro
 
@@ -149,7 +149,7 @@ class Evaluate:
                 name,
                 temperature=self.temperature,
                 max_new_tokens=self.max_new_tokens,
-                engine=self.engine if where == self.engine.kind else replace(self.engine, kind=where),
+                engine=self.engine if where == self.engine.kind else replace(self.engine, kind=cast(Any, where)),
                 slots=self.slots,
                 deterministic=self.deterministic,
                 device=self.device,

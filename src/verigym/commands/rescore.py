@@ -139,10 +139,10 @@ def _show(found: Agreement, verifier: str, target: Path) -> None:
             table.add_row(old.value, *(f"{count:,}" for count in row))
     console.print(table)
     if found.agreement is not None and found.rewards is not None:
-        old, new = found.rewards
+        then, now = found.rewards
         console.print(
             f"{found.agreement:.1%} of {found.episodes:,} episodes pass both times or neither; "
-            f"mean reward {old:.3f}, now {new:.3f}",
+            f"mean reward {then:.3f}, now {now:.3f}",
             highlight=False,
         )
     if found.kept:
