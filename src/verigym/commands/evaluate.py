@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_type_hints
 
@@ -73,10 +74,11 @@ class Evaluate:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Evaluate:
-        """`--json` is a flag; the other options take a value."""
-        rest = [argument for argument in arguments if argument != "--json"]
-        given = ["--json", "True"] if len(rest) < len(arguments) else []
-        return parse_options(cls, "eval", [*rest, *given])  # type: ignore[no-any-return]
+        """`--json` may stand alone, for `--json True`."""
+        whole: list[str] = []
+        for word, after in pairwise([*arguments, ""]):
+            whole += [word, "True"] if word == "--json" and after not in ("True", "False") else [word]
+        return parse_options(cls, "eval", whole)  # type: ignore[no-any-return]
 
     def run(self) -> int:
         self._check()
