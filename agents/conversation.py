@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -50,29 +50,29 @@ def converse(
     *,
     concurrency: int = 64,
     interrupted: Callable[[], bool] = lambda: False,
-) -> list[Episode]:
-    """The episodes, in the order of the plans, up to `concurrency` at a time.
+) -> Iterator[tuple[int, Episode]]:
+    """Index of the plan and episode, as they end; up to `concurrency` at a time.
 
     One whose environment or endpoint fails ends with an INFRA_ERROR; one that outgrows the model's context earns 0.
     Raises RunInterrupted when `interrupted()` turns true.
     """
     pool, workers = EnvPool(specs), _Talkers(min(concurrency, len(plans)), timeout=float("inf"))
     activity.announce(workers)
-    talks = [_Talk(plan, specs[plan.env].id) for plan in plans]
-    episodes: dict[_Talk, Episode] = {}
+    index_of = {_Talk(plan, specs[plan.env].id): index for index, plan in enumerate(plans)}
+    left = len(plans)
     try:
-        for talk in talks:
+        for talk in index_of:
             workers.submit(talk, partial(_play, agent, pool, talk))
-        while len(episodes) < len(plans):
+        while left:
             if interrupted():
                 raise RunInterrupted("interrupted while playing episodes")
             for call in workers.take(0.1):
-                episodes[call.key] = call.result or _failed(call.key, call.error)
+                left -= 1
+                yield index_of[call.key], call.result or _failed(call.key, call.error)
     finally:
         workers.abandon()
         workers.close()
         pool.close()
-    return [episodes[talk] for talk in talks]
 
 
 def _play(agent: EndpointAgent, pool: EnvPool, talk: _Talk) -> Episode:
@@ -92,6 +92,7 @@ def _episode(agent: EndpointAgent, env: Env, talk: _Talk) -> Episode:
     with activity.doing("environment", "reset"):
         observation, info = env.reset(seed=plan.seed, options=reset_options(env, plan))
     messages, tools = messages_of(observation, info), info.get("tools") or ()
+    read, written = 0, 0
     while True:
         left = getattr(env.unwrapped, "tokens_left", lambda: None)()
         limit = agent.max_new_tokens if left is None else left
@@ -102,7 +103,8 @@ def _episode(agent: EndpointAgent, env: Env, talk: _Talk) -> Episode:
             if not turns:
                 raise  # not even the question fits, whoever plays
             verdict = Verdict(0.0, Outcome.UNPARSEABLE, f"the conversation fills the model's context: {overflow}")
-            return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict)
+            return _without_tokens(env_id, plan, turns, messages, Truncation.CONTEXT, verdict, (read, written))
+        read, written = read + answer.prompt_tokens, written + answer.tokens
         if hasattr(env.unwrapped, "announce"):
             env.unwrapped.announce(answer.tokens, cut=answer.cut)
         with activity.doing("environment", "step"):
@@ -113,7 +115,8 @@ def _episode(agent: EndpointAgent, env: Env, talk: _Talk) -> Episode:
         turns.append(Turn(0, 0, float(reward), "length" if answer.cut else "stop", limit))
         if ended:
             verdict = info.get("verdict") or verdict_of(sum(turn.reward for turn in turns))
-            return _without_tokens(env_id, plan, turns, messages, _truncation(info) if truncated else None, verdict)
+            truncation = _truncation(info) if truncated else None
+            return _without_tokens(env_id, plan, turns, messages, truncation, verdict, (read, written))
 
 
 def _failed(talk: _Talk, error: Exception | None) -> Episode:
@@ -128,6 +131,7 @@ def _without_tokens(
     messages: Sequence[Mapping[str, Any]],
     truncation: Truncation | None,
     verdict: Verdict,
+    usage: tuple[int, int] | None = None,
 ) -> Episode:
     return Episode(
         env_id=env_id,
@@ -142,6 +146,7 @@ def _without_tokens(
         messages=tuple(messages),
         truncation=truncation,
         verdict=verdict,
+        usage=usage,
     )
 
 

@@ -30,11 +30,15 @@ _OVERFLOW = re.compile(r"context[ _](length|window|size)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A turn in canonical syntax, how many tokens it has (by the endpoint's count, if any), and whether it was cut."""
+    """A turn in canonical syntax, how many tokens it has, whether a limit cut it, and how many tokens were read for it.
+
+    Tokens are those that the endpoint counts; if it does not say, `tokens` is an estimate and `prompt_tokens` is 0.
+    """
 
     text: str
     tokens: int
     cut: bool
+    prompt_tokens: int = 0
 
 
 class EndpointAgent(Agent):
@@ -104,7 +108,8 @@ class EndpointAgent(Agent):
         try:
             choice = reply["choices"][0]
             text = self._canonical(choice["message"])
-            return Answer(text, self._tokens(reply, text, limit), choice["finish_reason"] == "length")
+            tokens, read = self._tokens(reply, text, limit), int((reply.get("usage") or {}).get("prompt_tokens") or 0)
+            return Answer(text, tokens, choice["finish_reason"] == "length", read)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise EndpointError(f"{self.url} answered no chat completion: {json.dumps(reply)[:200]}") from error
 

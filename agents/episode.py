@@ -67,7 +67,8 @@ class Episode:
     `token_ids` (T,) exactly as fed and sampled; `mask` (T,) 1 on the policy's own tokens; `logprobs` (T,) of the
     sampler in nats and `versions` (T,) of its weights, 0 and -1 where the mask is 0. Nothing is rebuilt from text.
     A fork begins with the tokens of another episode, up to the turn `forked_turn` of that one; the mask is 0 on them.
-    `snapshots` are the environment's before each turn, where they were asked for.
+    `snapshots` are the environment's before each turn, where they were asked for. `usage` has the prompt and generated
+    tokens of all turns as an endpoint counts them, whose model's own tokens are not known; None with tokens.
     """
 
     env_id: str
@@ -84,6 +85,7 @@ class Episode:
     verdict: Verdict
     forked_turn: int | None = None
     snapshots: tuple[Mapping[str, Any], ...] = ()
+    usage: tuple[int, int] | None = None
 
     @property
     def truncated(self) -> bool:
@@ -131,7 +133,7 @@ class Episode:
                 "reason": verdict.reason,
                 "components": dict(verdict.components),
             },
-        }
+        } | ({"usage": list(self.usage)} if self.usage else {})
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Episode:
@@ -152,6 +154,7 @@ class Episode:
             truncation=Truncation(row["truncation"]) if row["truncation"] else None,
             verdict=Verdict(reward, Outcome(verdict["outcome"]), verdict["reason"], verdict["components"]),
             forked_turn=row.get("forked_turn"),  # stored episodes of old know no forks
+            usage=(row["usage"][0], row["usage"][1]) if "usage" in row else None,
         )
 
 

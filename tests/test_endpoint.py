@@ -304,8 +304,8 @@ def test_the_command_evaluates_an_endpoint(local_model: str, tmp_path: Path, cap
     output = tmp_path / "episodes.jsonl"
     arguments = ["eval", "--endpoint", local_model, "--model", "m", "--tasks", "5", "--output", str(output)]
     arguments += ["--env", SUMS.id, "--option", "max_tokens_per_turn=6", "--slots", "2"]
-    assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"] == 5
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["environments"][0]["models"][0]["tasks"] == 5
     assert len(output.read_text().splitlines()) == 5
     assert main([*arguments, "--deterministic", "True"]) == 2
 

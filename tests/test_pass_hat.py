@@ -11,28 +11,33 @@ import pytest
 
 from verigym.cli import main
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import pass_hat_k
+from verigym.estimates import over_tasks, pass_hat
 from verigym.task_sampler import evaluation_plans
 
 ARITHMETIC = EnvSpec("verigym/Arithmetic-v0")
 
 
+def mean_pass_hat(counts, k):
+    return over_tasks([(total, passed) for passed, total in counts], pass_hat, k)
+
+
 def test_pass_hat_k_is_the_mean_share_of_the_choices_of_k_episodes_that_all_pass():
     counts = [(2, 4), (4, 4), (0, 4)]
-    assert [pass_hat_k(counts, k) for k in (1, 2, 3, 4)] == [1 / 2, (1 / 6 + 1) / 3, 1 / 3, 1 / 3]
+    assert [mean_pass_hat(counts, k).value for k in (1, 2, 3, 4)] == pytest.approx([1 / 2, 7 / 18, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_pass_hat_k_is_unbiased(k):
     chances = [math.comb(5, passed) * 0.3**passed * 0.7 ** (5 - passed) for passed in range(6)]
-    mean = sum(chance * pass_hat_k([(passed, 5)], k) for passed, chance in enumerate(chances))
+    mean = sum(chance * pass_hat(5, passed, k) for passed, chance in enumerate(chances))
     assert mean == pytest.approx(0.3**k)
 
 
 def test_a_task_with_too_few_judged_episodes_is_left_out():
-    assert pass_hat_k([(1, 1), (1, 2)], 2) == 0
-    with pytest.raises(ValueError, match=r"no task was played 3 times, so there is no pass\^3"):
-        pass_hat_k([(1, 1), (1, 2)], 3)
+    assert (mean_pass_hat([(1, 1), (1, 2)], 2).value, mean_pass_hat([(1, 1), (1, 2)], 2).tasks) == (0, 1)
+    assert mean_pass_hat([(1, 1), (1, 2)], 3) is None
+    with pytest.raises(ValueError, match="2 episodes of a task say nothing of 3"):
+        pass_hat(2, 1, 3)
 
 
 def test_the_episodes_of_a_task_are_a_group_that_differs_in_sampling_only():
@@ -76,10 +81,9 @@ def right_at_first():
 def test_the_command_tells_pass_hat_k_of_several_episodes(capsys):
     arguments = ["eval", "--model", "m", "--env", ARITHMETIC.id, "--tasks", "4", "--samples", "3"]
     with right_at_first() as url:
-        assert main([*arguments, "--endpoint", url]) == 0
-    first, second, last = capsys.readouterr().out.splitlines()
-    assert "pass@1 0.333" in first
-    assert "on 4 tasks" in first
-    assert second == "pass^1 0.333, pass^2 0.000, pass^3 0.000"
-    assert json.loads(last)["pass_hat"] == [pytest.approx(1 / 3), 0, 0]
+        assert main([*arguments, "--endpoint", url, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["environments"][0]["models"]
+    assert found["pass@k"]["1"]["value"] == pytest.approx(1 / 3)
+    assert [found["pass^k"][k]["value"] for k in ("2", "3")] == [0, 0]
+    assert found["tasks"] == 4
     assert main([*arguments[:-1], "0", "--endpoint", url]) == 2

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verigym.agents.learners.pairs import Pair
-from verigym.evaluation import wilson
+from verigym.estimates import wilson
 
 _BINS = 10
 

@@ -29,7 +29,8 @@ COMMANDS = {
     "reward-model": ("offline", "RewardModel", "train a reward model on preferences"),
     "dpo": ("offline", "DPO", "train a policy on preferences"),
     "rft": ("offline", "RFT", "fine-tune a policy on its own right episodes"),
-    "eval": ("evaluate", "Evaluate", "measure a model's pass rate"),
+    "eval": ("evaluate", "Evaluate", "measure how often models pass, and compare them"),
+    "rescore": ("rescore", "Rescore", "judge a run's episodes with another verifier"),
     "view": ("view", "View", "look at a run: curves, episodes, tokens"),
 }
 

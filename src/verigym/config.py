@@ -217,7 +217,7 @@ class OfflineConfig:
     run: str
     """Folder of the run; it must not hold another run. The trained model is its folder model."""
     episodes: tuple[str, ...] = ()
-    """Stored episodes to learn from: run folders, or files that verigym eval --output wrote."""
+    """Stored episodes to learn from: run folders, or what verigym eval wrote to its --folder or --output."""
     envs: tuple[EnvSpec, ...] = ()
     """Environments to play first, several times per task; several are a mixture by weight."""
     tasks: int = 256

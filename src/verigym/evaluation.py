@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from verigym.agents.agent import LocalAgent, load_chat, load_model, resolve_device
-from verigym.agents.attention import install
-from verigym.agents.collect import Collector
-from verigym.agents.conversation import converse
 from verigym.agents.endpoint import EndpointAgent
 from verigym.agents.engines.config import EngineConfig
-from verigym.agents.engines.engine import Engine
-from verigym.agents.engines.make import make_engine
-from verigym.agents.engines.sync import WeightSync
-from verigym.agents.env_workers import make_env_workers
-from verigym.agents.episode import Episode, mean_reward
+from verigym.agents.episode import Episode
 from verigym.envs.mixture import EnvSpec
+from verigym.estimates import mean_over_tasks, over_tasks, pass_hat
 from verigym.interrupts import Interrupts
+from verigym.players import EndpointPlayer, LocalPlayer
 from verigym.stalls import StallWatch
 from verigym.task_sampler import evaluation_plans, task_ids
 from verigym.tasks.activity import doing
@@ -32,11 +23,10 @@ from verigym.verifiers.verdict import Outcome
 
 @dataclass(frozen=True)
 class Evaluation:
-    """pass@1 over the episodes that could be judged, of `tasks` tasks.
+    """pass@1 on `tasks` tasks: the share of a task's episodes that pass, of those that could be judged; its mean.
 
-    `low` and `high` bound the pass rate at 95 % (Wilson's interval: sound at 0 and 1 too), as if each task had been
-    played once: episodes of one task are no further evidence on other tasks.
-    `pass_hat` is pass^k for k = 1, 2, ..., see `pass_hat_k`.
+    `low` and `high` bound the pass rate at 95 %, as if other tasks had been drawn (`estimates.mean_over_tasks`).
+    `reward` is the mean return, over tasks too; `pass_hat` is pass^k for k = 1, 2, ..., see `estimates.pass_hat`.
     """
 
     pass_rate: float
@@ -71,40 +61,22 @@ def play(
 
     With `ids`, on those of them only. Raises ConfigError for `deterministic` with another engine than transformers.
     """
-    if deterministic:
-        engine.require_bits()
+    player = LocalPlayer(
+        model,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        engine=engine,
+        slots=slots,
+        deterministic=deterministic,
+        device=device,
+    )
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     plans = [plan for plan in plans if ids is None or plan.task_id in ids]
-    _, chat = load_chat(model)
-    device = resolve_device(device)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    player = make_engine(engine, model, dtype=dtype, device=device, slots=slots)
-    agent = LocalAgent(chat, player, temperature=temperature, max_new_tokens=max_new_tokens)
-    workers = make_env_workers(engine.ray)
     with Interrupts() as interrupts, doing("evaluating"):
-        collector = Collector(
-            agent,
-            [spec],
-            deterministic=deterministic,
-            interrupted=lambda: interrupts.requested,
-            env_workers=workers,
-        )
         try:
-            if engine.kind == "vllm-server":
-                _send(model, player, device)
-            return collector.collect(plans)
+            return _in_order(player.play(spec, plans, interrupted=lambda: interrupts.requested))
         finally:
-            collector.close()
-            if workers is not None:
-                workers.close()
             player.close()
-
-
-def _send(model: str | Path, server: Engine, device: str) -> None:
-    """Gives a server, which plays with whatever weights it got last, the checkpoint's. Raises SyncError."""
-    policy = load_model(model, device=device)
-    install(policy)
-    WeightSync(policy, server).start(0)
 
 
 @StallWatch()
@@ -118,9 +90,14 @@ def play_endpoint(
     concurrency: int = 64,
 ) -> list[Episode]:
     """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
+    player = EndpointPlayer(agent, concurrency=concurrency)
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     with Interrupts() as interrupts, doing("evaluating"):
-        return converse(agent, [spec], plans, concurrency=concurrency, interrupted=lambda: interrupts.requested)
+        return _in_order(player.play(spec, plans, interrupted=lambda: interrupts.requested))
+
+
+def _in_order(played: Iterable[tuple[int, Episode]]) -> list[Episode]:
+    return [episode for _, episode in sorted(played, key=lambda pair: pair[0])]
 
 
 def summarise(episodes: Sequence[Episode]) -> Evaluation:
@@ -129,33 +106,13 @@ def summarise(episodes: Sequence[Episode]) -> Evaluation:
     if not judged:
         reason = episodes[0].verdict.reason if episodes else "there were none"
         raise RunError(f"no episode of {len(episodes)} could be judged: {reason}")
-    trials: dict[int, list[bool]] = defaultdict(list)
+    by_task: dict[int, list[Episode]] = defaultdict(list)
     for episode in judged:
-        trials[episode.group_id].append(episode.verdict.outcome is Outcome.CORRECT)
-    rate = sum(map(sum, trials.values())) / len(judged)
-    low, high = wilson(rate * len(trials), len(trials))
-    counts = [(sum(passed), len(passed)) for passed in trials.values()]
-    pass_hat = tuple(pass_hat_k(counts, k) for k in range(1, max(total for _, total in counts) + 1))
-    return Evaluation(rate, low, high, mean_reward(judged), len(trials), len(episodes) - len(judged), pass_hat)
-
-
-def pass_hat_k(counts: Sequence[tuple[int, int]], k: int) -> float:
-    """pass^k: the chance that k episodes on a task pass, all of them, on average over tasks (arXiv:2406.12045).
-
-    Of each task `counts` has how many of its episodes passed, c, and how many there were, n; C(c, k) / C(n, k) is
-    unbiased. A task with fewer than k episodes is left out; raises ValueError if there is no other.
-    """
-    shares = [math.comb(passed, k) / math.comb(total, k) for passed, total in counts if total >= k]
-    if k < 1 or not shares:
-        raise ValueError(f"no task was played {k} times, so there is no pass^{k}")
-    return sum(shares) / len(shares)
-
-
-def wilson(passed: float, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), at 95 % by default."""
-    rate = passed / total
-    centre = (rate + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
-    # At 0 and 1 the bound is the rate itself; rounding must not put it a hair beside.
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return (0.0 if passed == 0 else low), (1.0 if passed == total else high)
+        by_task[episode.group_id].append(episode)
+    counts = [(len(group), sum(e.verdict.outcome is Outcome.CORRECT for e in group)) for group in by_task.values()]
+    rate = mean_over_tasks([passed / total for total, passed in counts])
+    reward = sum(sum(e.reward for e in group) / len(group) for group in by_task.values()) / len(by_task)
+    most = max(total for total, _ in counts)
+    hats = [over_tasks(counts, pass_hat, k) for k in range(1, most + 1)]
+    hat = tuple(estimate.value for estimate in hats if estimate is not None)
+    return Evaluation(rate.value, rate.low, rate.high, reward, rate.tasks, len(episodes) - len(judged), hat)

@@ -127,22 +127,26 @@ def _common(one: Sequence[Message], other: Sequence[Message]) -> int:
 
 def read_episodes(places: Iterable[str]) -> list[Episode]:
     """The episodes in run folders, in the order of their steps, and in JSONL files. Raises TaskDataError."""
-    found = [episode for place in places for file in _files(Path(place).expanduser()) for episode in _episodes(file)]
+    files = [file for place in places for file in episode_files(Path(place).expanduser())]
+    found = [episode for file in files for episode in stored_episodes(file)]
     if not found:
         raise TaskDataError(f"no episodes in {', '.join(map(str, places))}")
     return found
 
 
-def _files(place: Path) -> list[Path]:
+def episode_files(place: Path) -> list[Path]:
+    """The files of episodes in a folder, in order; a file is its own. Raises TaskDataError for a folder without one."""
     if not place.is_dir():
         return [place]
-    files = sorted((place / "episodes").glob("*.jsonl.gz"))
+    folder = place / "episodes"
+    files = sorted([*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl")])
     if not files:
-        raise TaskDataError(f"'{place}' is no run with episodes: it has no episodes/*.jsonl.gz")
+        raise TaskDataError(f"'{place}' is no run with episodes: it has no episodes/*.jsonl.gz and no episodes/*.jsonl")
     return files
 
 
-def _episodes(file: Path) -> Iterator[Episode]:
+def stored_episodes(file: Path) -> Iterator[Episode]:
+    """The episodes in a file, in order. Raises TaskDataError, with file and row, for what is none."""
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -152,7 +156,7 @@ def _episodes(file: Path) -> Iterator[Episode]:
                     what = " ".join(str(error).split())[:160]
                     raise TaskDataError(
                         f"{file}: row {number} is no episode ({type(error).__name__}: {what}); "
-                        "give a run folder, or a file that verigym eval --output wrote"
+                        "give a run folder, or what verigym eval wrote to its --folder or --output"
                     ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise TaskDataError(f"cannot read '{file}': {getattr(error, 'strerror', None) or error}") from error

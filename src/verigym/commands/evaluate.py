@@ -1,42 +1,54 @@
-"""`verigym eval --model PATH --env ID`: pass@1 with its confidence interval, and pass^k of several episodes a task."""
+"""`verigym eval --model PATH --env ID`: how good models are on environments, and which of them is better."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import tyro
 
 from verigym.agents.engines.config import EngineConfig
+from verigym.cli import parse_options
 from verigym.commands._arguments import key_values
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.errors import ConfigError
+from verigym.tasks.errors import ConfigError, RunInterrupted
 
 if TYPE_CHECKING:
-    from verigym.agents.episode import Episode
+    from verigym.comparison import Comparison, Evaluator
+    from verigym.players import Player
+
+_ENGINES = get_args(get_type_hints(EngineConfig)["kind"])
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model's pass rate: pass@1 with its 95 % confidence interval (Wilson), and pass^k up to k = samples."""
+    """Measure how often models pass: pass@1 with its 95 % interval, and of several samples pass@k, pass^k, majority@k.
 
-    model: str
-    """Checkpoint: a folder or a hub id; of an endpoint, the model's name there."""
-    env: str
-    """Gymnasium id, such as verigym/GSM8K-v0."""
+    All figures are means over tasks; intervals are a bootstrap over tasks. With several models, each is compared with
+    the first one on the same tasks. With --folder what was played is kept: an evaluation that was interrupted goes on,
+    and of one with another model, environment, or more tasks or samples only the new part is played.
+    """
+
+    model: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="MODEL")]
+    """A checkpoint (a folder or a hub id), PATH@ENGINE such as PATH@vllm, or NAME@http://host:port; may be repeated."""
+    env: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ENV")]
+    """An id, such as verigym/GSM8K-v0, or with options of its own ID,key=value,...; may be repeated."""
     tasks: int | None = None
-    """The first so many tasks; default: all."""
+    """The first so many tasks of each environment; default: all."""
     samples: int = 1
-    """Episodes of each task; of more than one, pass^k tells how often k of them all pass."""
+    """Episodes of each task; of more than one, pass@k, pass^k and majority@k are told too."""
     split: str = "test"
-    """Split of the environment's tasks."""
+    """Split of the environments' tasks."""
     source: str | None = None
-    """Where the task set is read from: a file, a folder or a hub id."""
-    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A keyword argument of the environment, as key=value; may be repeated."""
+    """Where the task sets are read from: a file, a folder or a hub id."""
+    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A keyword argument of every environment; may be repeated."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most probable token."""
     max_new_tokens: int = 1024
@@ -46,17 +58,60 @@ class Evaluate:
     deterministic: bool = False
     """Lockstep: the same seed gives the same episodes to the bit."""
     endpoint: str | None = None
-    """Address of an OpenAI-compatible endpoint that plays, such as http://localhost:8000; OPENAI_API_KEY is its key."""
+    """Address of the OpenAI-compatible endpoint that has the models; OPENAI_API_KEY is its key."""
     engine: EngineConfig = field(default_factory=EngineConfig)
-    """What plays the episodes."""
+    """What plays the episodes of checkpoints."""
     slots: int = 256
     """Requests that the engine runs, or the endpoint gets, at a time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model lives."""
+    """Where the models live."""
+    folder: str | None = None
+    """Keep the episodes in this folder, go on from what is there, and write report.json and report.png."""
     output: str | None = None
-    """Write every episode to this file (JSONL)."""
+    """Write every judged episode to this file (JSONL)."""
+    json: bool = False
+    """Print the figures as JSON, and nothing else on standard output."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Evaluate:
+        """`--json` may stand alone, for `--json True`."""
+        whole: list[str] = []
+        for word, after in pairwise([*arguments, ""]):
+            whole += [word, "True"] if word == "--json" and after not in ("True", "False") else [word]
+        return parse_options(cls, "eval", whole)  # type: ignore[no-any-return]
 
     def run(self) -> int:
+        self._check()
+        envs = {text: self._spec(text) for text in self.env}
+        for spec in envs.values():
+            spec.make().close()  # a wrong environment is told before a model is loaded
+        from verigym.comparison import Evaluator, plain
+        from verigym.comparison_report import plot
+
+        with tempfile.TemporaryDirectory() as temporary:
+            evaluator = Evaluator(
+                {text: self._player(text) for text in self.model},
+                envs,
+                self.folder or temporary,
+                tasks=self.tasks,
+                samples=self.samples,
+                seed=self.seed,
+            )
+            try:
+                self._play(evaluator)
+                found = evaluator.compare()
+                self._write_episodes(found)
+            finally:
+                evaluator.close()
+        settings = {name: getattr(self, name) for name in ("samples", "seed", "split", "temperature", "max_new_tokens")}
+        report = json.dumps(plain(found, **settings), indent=2)
+        if self.folder:
+            (Path(self.folder) / "report.json").write_text(report + "\n", encoding="utf-8")
+            plot(found, Path(self.folder) / "report.png")
+        print(report) if self.json else self._show(found)
+        return 0
+
+    def _check(self) -> None:
         if (
             self.temperature < 0
             or self.slots < 1
@@ -65,59 +120,105 @@ class Evaluate:
             or (self.tasks is not None and self.tasks < 1)
         ):
             raise ConfigError("temperature must be at least 0; tasks, samples, slots and max-new-tokens at least 1")
-        kwargs = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
-        spec = EnvSpec(self.env, kwargs=kwargs)
-        spec.make().close()  # a wrong environment is told before a model is loaded
+        for name, texts in (("model", self.model), ("env", self.env)):
+            if not texts:
+                raise ConfigError(f"missing: --{name}; see verigym eval --help")
+            twice = [text for text in texts if texts.count(text) > 1]
+            if twice:
+                raise ConfigError(f"--{name} {twice[0]} is given twice")
         if self.output:
             try:
                 Path(self.output).touch()
             except OSError as error:
                 raise ConfigError(f"cannot write '{self.output}': {error.strerror}") from error
-        from verigym.evaluation import summarise
 
-        episodes = self._play(spec)
-        result = summarise(episodes)
-        if self.output:
-            lines = (json.dumps(episode.to_json(), ensure_ascii=True) + "\n" for episode in episodes)
-            Path(self.output).write_text("".join(lines), encoding="utf-8")
-        print(f"{self.env} {self.split}: pass@1 {result}, mean reward {result.reward:.3f}")
-        if self.samples > 1:
-            print(", ".join(f"pass^{k} {share:.3f}" for k, share in enumerate(result.pass_hat, start=1)))
-        if result.infra_errors:
-            print(f"{result.infra_errors} episodes could not be judged and are left out")
-        print(json.dumps(asdict(result)))
-        return 0
+    def _spec(self, text: str) -> EnvSpec:
+        """The environment of ID or ID,key=value,..."""
+        env_id, *options = text.split(",")
+        of_all = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
+        return EnvSpec(env_id, kwargs={**of_all, **key_values(options)})
 
-    def _play(self, spec: EnvSpec) -> list[Episode]:
+    def _player(self, text: str) -> Player:
+        """Who plays as PATH, PATH@ENGINE or NAME@ADDRESS."""
         from verigym.agents.endpoint import EndpointAgent
-        from verigym.evaluation import play, play_endpoint
+        from verigym.players import EndpointPlayer, LocalPlayer
 
-        if self.endpoint is None:
-            return play(
-                self.model,
-                spec,
-                tasks=self.tasks,
-                samples=self.samples,
-                seed=self.seed,
+        name, _, where = text.rpartition("@")
+        known = bool(name) and (where in _ENGINES or where.startswith(("http://", "https://")))
+        name, where = (name, where) if known else (text, self.endpoint or self.engine.kind)
+        if where in _ENGINES:
+            return LocalPlayer(
+                name,
                 temperature=self.temperature,
                 max_new_tokens=self.max_new_tokens,
-                engine=self.engine,
+                engine=self.engine if where == self.engine.kind else replace(self.engine, kind=cast(Any, where)),
                 slots=self.slots,
                 deterministic=self.deterministic,
                 device=self.device,
             )
-        if self.deterministic or self.engine != EngineConfig():
+        if self.deterministic or (self.endpoint is not None and self.engine != EngineConfig()):
             raise ConfigError(
                 "an endpoint has an engine of its own and promises no bits: leave out engine and deterministic"
             )
         agent = EndpointAgent(
-            self.endpoint,
-            self.model,
+            where,
+            name,
             api_key=os.environ.get("OPENAI_API_KEY"),
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
             concurrency=self.slots,
         )
-        return play_endpoint(
-            agent, spec, tasks=self.tasks, samples=self.samples, seed=self.seed, concurrency=self.slots
+        return EndpointPlayer(agent, concurrency=self.slots)
+
+    def _play(self, evaluator: Evaluator) -> None:
+        """Plays what is missing, with a bar on standard error."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
         )
+
+        console = Console(stderr=True)
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+            shown: dict[tuple[str, str], Any] = {}
+
+            def show(model: str, env: str, done: int, total: int) -> None:
+                if (model, env) not in shown:
+                    shown[model, env] = bars.add_task(f"{model}, {env}", total=total)
+                bars.update(shown[model, env], completed=done)
+
+            try:
+                evaluator.play(show)
+            except RunInterrupted as interruption:
+                kept = f"what was played is kept in {self.folder}; the same command goes on" if self.folder else None
+                raise RunInterrupted(
+                    kept or "interrupted; with --folder what was played would be kept"
+                ) from interruption
+
+    def _write_episodes(self, found: Comparison) -> None:
+        if not self.output:
+            return
+        with Path(self.output).open("w", encoding="utf-8") as file:
+            for entries in found.envs.values():
+                for entry in entries:
+                    file.writelines(json.dumps(row) + "\n" for row in entry.cell.rows(entry.keys))
+
+    def _show(self, found: Comparison) -> None:
+        from rich.console import Console
+
+        from verigym.comparison_report import notes, tables
+
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe has room for every column
+            console = Console(width=60 + 32 * len(self.model))
+        for table in tables(found):
+            console.print(table)
+        for note in notes(found):
+            console.print(note, markup=False)
+        if self.folder:
+            console.print(f"{self.folder}: report.json, report.png, episodes", markup=False)
