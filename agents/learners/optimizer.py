@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from verigym.agents.learners.sharding import whole
 from verigym.tasks.errors import RunError
 
 _MAX_BAD_STEPS = 3
@@ -54,7 +55,7 @@ class Optimizer:
         """One step; returns `grad_norm` before clipping and `skipped` (1 if the step was not taken)."""
         if all(parameter.grad is None for parameter in self.parameters):
             return {"grad_norm": 0.0, "skipped": 0.0}
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)))
         finite = math.isfinite(norm)
         if finite:
             self.adamw.step()
