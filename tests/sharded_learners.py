@@ -20,9 +20,10 @@ from verigym.agents.learners.config import GRPOConfig, LoRAConfig, PPOConfig
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.policy import PolicyLearner
 from verigym.agents.learners.ppo import PPO
-from verigym.agents.learners.sharding import ALONE, Ranks, whole
+from verigym.agents.learners.sharding import ALONE, Ranks
 from verigym.agents.lora import add_adapter
 from verigym.agents.scalar import ScalarModel
+from verigym.agents.shards import whole
 from verigym.agents.tiny import tiny_model
 from verigym.verifiers import Outcome, Verdict
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from verigym.agents.learners.sharding import whole
+from verigym.agents.shards import whole
 from verigym.tasks.errors import RunError
 
 _MAX_BAD_STEPS = 3

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from verigym.agents.learners.batch import MicroBatch, Sequences
@@ -98,12 +97,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-@torch.no_grad()
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut into shards as one that is not; every rank has to ask, and gets it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _filler(device: torch.device) -> MicroBatch:
