@@ -58,7 +58,8 @@ class Ranks:
         register_fsdp_forward_method(network, WITHIN_FORWARD)
 
     def _cut(self, module: nn.Module, policy: MixedPrecisionPolicy) -> None:
-        part: Any = fully_shard(module, mesh=self.mesh, mp_policy=policy)
+        # Also the outermost part lets go of what it gathered: the next pass would miss a change of its shards.
+        part: Any = fully_shard(module, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
         # A loss is weighed by the counts of the whole step, so the ranks' gradients are added up: no mean of them.
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
