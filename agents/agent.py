@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Engine, Request, Sampling, first_line
 from verigym.agents.episode import derive_seed
-from verigym.agents.lora import ADAPTER, checkpoint_state, has_adapter, save_adapter
+from verigym.agents.lora import ADAPTER, adapter_state, checkpoint_state, save_adapter
 from verigym.tasks.errors import ConfigError, EngineError
 
 
@@ -93,12 +93,21 @@ def load_checkpoint(kind: Any, path: str | Path, *, dtype: torch.dtype = torch.f
 
 def save_checkpoint(path: str | Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """Writes an ordinary transformers checkpoint; of a model with an adapter the merged one, and the adapter beside."""
-    adapted = has_adapter(model)
+    save_model(path, model)
     with without_progress_bars():
-        model.save_pretrained(path, state_dict=checkpoint_state(model) if adapted else None)
         tokenizer.save_pretrained(path)
-    if adapted:
-        save_adapter(model, Path(path) / ADAPTER)
+
+
+def save_model(path: str | Path, model: PreTrainedModel, *, writes: bool = True) -> None:
+    """`save_checkpoint` without the tokenizer; of a model in shards every rank has to call it, and one `writes`."""
+    state = checkpoint_state(model, keep=writes)
+    adapter = adapter_state(model)
+    if not writes:
+        return
+    with without_progress_bars():
+        model.save_pretrained(path, state_dict=state)
+    if adapter:
+        save_adapter(model, adapter, Path(path) / ADAPTER)
 
 
 @contextlib.contextmanager

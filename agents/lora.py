@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from verigym.agents.learners.config import LoRAConfig
+from verigym.agents.shards import whole
 from verigym.tasks.errors import ConfigError, UnknownNameError
 
 # The folder of the adapter beside a checkpoint whose weights it is merged into.
@@ -80,8 +81,8 @@ class Weight:
 
     @torch.no_grad()
     def value(self) -> Tensor:
-        """The tensor as a checkpoint has it."""
-        return self.tensor if self.layer is None else self.tensor + self.layer.get_delta_weight(_NAME)
+        """The tensor as a checkpoint has it, whole; of a model in shards every rank has to ask."""
+        return whole(self.tensor if self.layer is None else self.tensor + self.layer.get_delta_weight(_NAME))
 
     @property
     def parts(self) -> list[list[Tensor]]:
@@ -100,19 +101,34 @@ def checkpoint_weights(model: nn.Module) -> list[Weight]:
     ]
 
 
-def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
-    """What an ordinary checkpoint of the model holds, adapters merged."""
-    adapter = _adapter(model)
-    state = {_plain(name): tensor for name, tensor in model.state_dict().items() if name not in adapter}
-    return state | {weight.name: weight.value() for weight in checkpoint_weights(model) if weight.layer is not None}
+def checkpoint_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """What an ordinary checkpoint of the model holds, adapters merged, off the device.
+
+    Of a model in shards every rank has to ask; those that do not `keep` it get nothing.
+    """
+    weights = {id(weight.tensor): weight for weight in checkpoint_weights(model)}
+    adapter, state = _adapter(model), dict[str, Tensor]()
+    values: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in adapter:
+            continue
+        if id(tensor) not in values:
+            value = weights.get(id(tensor), Weight(name, tensor)).value().detach()
+            values[id(tensor)] = value.cpu() if keep else value.new_empty(0)
+        state[_plain(name)] = values[id(tensor)]
+    return state if keep else {}
 
 
-def save_adapter(model: Any, path: str | Path) -> None:
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the adapter, by peft's names, off the device; of a model in shards every rank has to ask."""
+    return {_as_saved(name): whole(tensor).detach().cpu() for name, tensor in _adapter(model).items()}
+
+
+def save_adapter(model: Any, state: dict[str, Tensor], path: str | Path) -> None:
     """Writes the adapter as peft does: it can be put on the model that training began with."""
     Path(path).mkdir(parents=True, exist_ok=True)
     model.peft_config[_NAME].save_pretrained(str(path))
-    tensors = {_as_saved(name): tensor.detach().cpu() for name, tensor in _adapter(model).items()}
-    save_file(tensors, str(Path(path) / "adapter_model.safetensors"))
+    save_file(state, str(Path(path) / "adapter_model.safetensors"))
 
 
 @torch.no_grad()

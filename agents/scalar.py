@@ -48,7 +48,8 @@ class ScalarModel(nn.Module):
             use_cache=False,
         )
         with torch.autocast(self.device.type, enabled=False):
-            return self.head(output.last_hidden_state[0].to(self.head.weight.dtype)).squeeze(-1)  # type: ignore[no-any-return]
+            numbers: Tensor = self.head(output.last_hidden_state[0].to(self.head.weight.dtype))
+            return numbers.squeeze(-1).clone()  # FSDP takes no view from a forward
 
     def save(self, path: str | Path, tokenizer: Tokenizer) -> None:
         """Writes the trunk as an ordinary transformers checkpoint, and the head beside it."""

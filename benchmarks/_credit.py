@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from _curves import Algorithm, Sizes, online_config
 from _report import new_figure, table
 from matplotlib.axes import Axes
 
 from verigym.agents.agent import load_chat, load_model
 from verigym.agents.episode import Episode
+from verigym.agents.learners.checkpoint import load_state
 from verigym.agents.learners.config import GRPOConfig
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.learners.ppo import PPO
 from verigym.agents.scalar import load_scalar_model
-from verigym.run_folder import RunFolder
+from verigym.run_folder import LEARNER, RunFolder
 from verigym.training import train
 
 _LABEL = 14  # characters of a token in the picture
@@ -50,8 +50,7 @@ def measure(ppo: Algorithm, model: Path, sizes: Sizes, seed: int, folder: Path) 
     before, episodes = run.checkpoints_path / f"{warm_up:06d}", list(run.episodes(warm_up + 1))
     settings = replace(config.ppo, whiten=False)  # whitening moves the zero, and the credit is harder to see
     learner = PPO(load_model(before), settings, critic=load_scalar_model(before, trained=False), seed=seed)
-    state = torch.load(before / "state.pt", weights_only=True)
-    learner.load_state_dict(state["learner"])
+    load_state(before / LEARNER, learner)
     credit = learner.advantages(episodes)
     uniform = GRPO(load_model(before), GRPOConfig()).advantages(episodes)
     tokenizer, _ = load_chat(before)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import PreTrainedModel
 
 from verigym.agents.agent import save_checkpoint
@@ -160,11 +161,13 @@ def test_a_run_in_bfloat16_learns_and_leaves_float32_weights_and_state(tmp_path:
     assert all(math.isfinite(row["loss"]) and row["skipped_steps"] == 0 < row["grad_norm"] for row in rows)
     assert 0 < rows[0]["sampler_gap_mean"] < 0.1  # the engine's rounding is not the learner's
     weights = load_file(run.checkpoint / "model.safetensors")
-    learner = torch.load(run.checkpoint / "state.pt", weights_only=True)["learner"]
+    file = tmp_path / "learner.pt"
+    dcp_to_torch_save(run.checkpoint / "learner", file)
+    learner = torch.load(file, weights_only=True)
     moments = [
         tensor
         for name in ("optimizer", "critic_optimizer")
-        for kept in learner[name]["adamw"]["state"].values()
+        for kept in learner[name]["moments"].values()
         for tensor in kept.values()
     ]
     assert {t.dtype for t in [*weights.values(), *moments, *learner["critic"].values()]} == {torch.float32}

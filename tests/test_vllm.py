@@ -217,7 +217,7 @@ def test_an_adapter_that_is_never_delivered_is_named(engine: VLLMEngine) -> None
     model = make_model()
     add_adapter(model, LoRAConfig(rank=2), seed=0)
     sync = WeightSync(model, engine)
-    sync.weights = [Unmerged(weight.name, weight.tensor, weight.layer) for weight in sync.weights]
+    sync.weights[:] = [Unmerged(weight.name, weight.tensor, weight.layer) for weight in sync.weights]
     sync.start(0)
     with pytest.raises(SyncError, match=r"does not follow the tensor 'model\.layers\.0\.self_attn\.q_proj"):
         sync.prove_each()

@@ -25,7 +25,7 @@ from verigym.agents.engines.engine import Engine, Generation, Held, first_line
 from verigym.tasks.errors import ConfigError, EngineError
 
 _SHARD_BYTES = 256 << 20  # of tensors in one object of the store, more or less
-_STATE = "state.pt"  # of a run's checkpoint: the learner's, and of no use here
+_STATE = "state.pt"  # of a run's checkpoint, and of no use here; nor is what is in folders
 _SERIALS = count(1)
 
 Order = tuple[str, Any]  # a method of an engine that gives no answer, and its argument

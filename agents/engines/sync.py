@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from verigym.agents.attention import PackedLayout
 from verigym.agents.engines.begun import BegunEpisodes
 from verigym.agents.engines.engine import Engine, Held, layer_of
-from verigym.agents.learners.losses import token_logprobs
-from verigym.agents.lora import Weight, checkpoint_weights
+from verigym.agents.engines.learner_weights import LearnerWeights
 from verigym.tasks.errors import SyncError
 
 # A slope whose standard error is larger proves nothing.
@@ -84,12 +82,22 @@ class WeightSync:
     nothing: it is left to accumulate and reported as unproven. Episodes that were begun before an update of an idle
     engine must go on with the new weights. Weights that the engine lets be read back (`held`) must besides have the
     learner's sums, so that no tensor is too small to be missed. Each copy of the engine is proven by itself.
+    `learner` are the model's weights where calls to them reach every rank that has a shard of it.
 
     Raises SyncError if the engine does not follow.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: Engine, *, probes: int = 8, length: int = 24) -> None:
-        self.model, self.engine, self.weights = model, engine, checkpoint_weights(model)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        engine: Engine,
+        *,
+        learner: LearnerWeights | None = None,
+        probes: int = 8,
+        length: int = 24,
+    ) -> None:
+        self.model, self.engine, self.learner = model, engine, learner or LearnerWeights(model)
+        self.weights = self.learner.weights
         vocabulary = model.config.get_text_config().vocab_size
         self.probes: list[list[int]] = np.random.default_rng(0).integers(0, vocabulary, (probes, length)).tolist()
         self.unproven = 0
@@ -118,18 +126,18 @@ class WeightSync:
         few_before, before = self._score(few), self._score(self.probes)
         unseen = [
             weight.name
-            for weight in self.weights
-            for part in weight.parts
-            if not self._follows(weight, part, few, few_before, 1.0)
-            and not self._follows(weight, part, self.probes, before, 4.0)
+            for index, weight in enumerate(self.weights)
+            for part in range(len(weight.parts))
+            if not self._follows(index, part, few, few_before, 1.0)
+            and not self._follows(index, part, self.probes, before, 4.0)
         ]
         if not _norm(self._score(self.probes).engine - before.engine) < self._precision.noise * _NOISE_MARGIN:
             raise SyncError("the engine's scores do not come back when perturbed tensors are restored")
         embedding = self.model.get_input_embeddings().weight
-        weight = next(weight for weight in self.weights if weight.tensor is embedding)
-        with self._perturbed(weight, [embedding], 1.0):
+        index = next(index for index, weight in enumerate(self.weights) if weight.tensor is embedding)
+        with self._perturbed(index, 0, 1.0):
             begun = self._begin(self.probes)
-        gap = float(np.abs(begun.gaps(self._score_learner)[0]).max())
+        gap = float(np.abs(begun.gaps(self.learner.score)[0]).max())
         if not gap < self._precision.gap:
             raise SyncError(f"{_STALE} {gap:.2g} nats off")
         return tuple(unseen)
@@ -143,7 +151,7 @@ class WeightSync:
         self._compare_held(fault)
         slope, proven = self._compare(self._proven, after := self._score(self.probes), fault)
         if begun is not None:
-            gap, unseen = map(_norm, begun.gaps(self._score_learner, self._unseen(version)))
+            gap, unseen = map(_norm, begun.gaps(self.learner.score, self._unseen(version)))
             size, noise = _norm(after.learner - self._proven.learner), max(after.gap, self._precision.noise)
             # drift, which tokens of unseen prompts show too, is not its business
             if not gap < self._precision.tolerance * size + _NOISE_MARGIN * noise + _DRIFT_MARGIN * unseen:
@@ -164,39 +172,33 @@ class WeightSync:
         if len(proven.engine) == self.engine.copies:  # of another number it starts anew
             self._proven = proven
 
-    def _follows(
-        self, weight: Weight, part: Sequence[Tensor], probes: Sequence[Sequence[int]], before: _Scores, by: float
-    ) -> bool:
-        """Whether a perturbation of the tensors shows; raises SyncError if the engine does not follow it."""
-        with self._perturbed(weight, part, by):
+    def _follows(self, index: int, part: int, probes: Sequence[Sequence[int]], before: _Scores, by: float) -> bool:
+        """Whether a perturbation of a weight's part shows; raises SyncError if the engine does not follow it."""
+        with self._perturbed(index, part, by):
             after = self._score(probes)
-        return self._compare(before, after, f"the engine does not follow the tensor '{weight.name}'")[1]
+        return self._compare(before, after, f"the engine does not follow the tensor '{self.weights[index].name}'")[1]
 
     @contextmanager
-    def _perturbed(self, weight: Weight, part: Sequence[Tensor], by: float) -> Iterator[None]:
+    def _perturbed(self, index: int, part: int, by: float) -> Iterator[None]:
         """Noise on part of a weight on both sides; afterwards the learner's is the same to the bit."""
-        kept = [tensor.detach().clone() for tensor in part]
         try:
-            for tensor in part:
-                _add_noise(tensor, by)
-            self._send_part(weight)
+            self.learner.perturb(index, part, by)
+            self._send_part(index)
             yield
         finally:
-            with torch.no_grad():
-                for tensor, before in zip(part, kept, strict=True):
-                    tensor.copy_(before)
-            self._send_part(weight)
+            self.learner.restore()
+            self._send_part(index)
 
-    def _send_part(self, weight: Weight) -> None:
+    def _send_part(self, index: int) -> None:
         """Sends a weight alone, or with its layer where the engine cannot take it alone."""
-        part = self._layers[layer_of(weight.name)] if self.engine.whole_layers else [weight]
-        self.engine.update_weights(((one.name, one.value()) for one in part), self.engine.version)
+        part = self._layers[layer_of(self.weights[index].name)] if self.engine.whole_layers else [index]
+        self.engine.update_weights(self._values(part), self.engine.version)
 
     def _resend_layers(self) -> None:
         """Sends layer by layer what the engine has already; a fault in one would else bear another tensor's name."""
-        for layer, weights in self._layers.items() if self.engine.whole_layers else ():
+        for layer, indices in self._layers.items() if self.engine.whole_layers else ():
             before = self._score(self.probes)
-            self._send_part(weights[0])
+            self._send_part(indices[0])
             moved = _norm(self._score(self.probes).engine - before.engine)
             if not moved < self._precision.noise * _NOISE_MARGIN:
                 raise SyncError(
@@ -204,11 +206,11 @@ class WeightSync:
                 )
 
     @property
-    def _layers(self) -> dict[str, list[Weight]]:
-        """The weights by the part of the model that engines fuse tensors of."""
-        found: dict[str, list[Weight]] = {}
-        for weight in self.weights:
-            found.setdefault(layer_of(weight.name), []).append(weight)
+    def _layers(self) -> dict[str, list[int]]:
+        """The indices of the weights by the part of the model that engines fuse tensors of."""
+        found: dict[str, list[int]] = {}
+        for index, weight in enumerate(self.weights):
+            found.setdefault(layer_of(weight.name), []).append(index)
         return found
 
     def _unseen(self, version: int) -> list[list[int]]:
@@ -244,10 +246,10 @@ class WeightSync:
 
     def _compare_held(self, fault: str) -> None:
         """What the engine holds against what was sent."""
-        weights = {weight.name: weight for weight in self.weights}
+        places = {weight.name: index for index, weight in enumerate(self.weights)}
         for held in self.engine.held():
-            if all(name in weights for name in held.names):
-                values = [weights[name].value().to(self._dtype) for name in held.names]
+            if all(name in places for name in held.names):
+                values = [self.learner.value(places[name]).to(self._dtype) for name in held.names]
                 sent = [Held.of((name,), value) for name, value in zip(held.names, values, strict=True)]
                 total, squares = sum(part.total for part in sent), sum(part.squares for part in sent)
                 # float64 adds up fused and separate tensors alike, but for its rounding
@@ -257,8 +259,11 @@ class WeightSync:
                     raise SyncError(f"{fault}: it holds another {' + '.join(held.names)}")
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """One merged tensor at a time."""
-        return ((weight.name, weight.value()) for weight in self.weights)
+        return self._values(range(len(self.weights)))
+
+    def _values(self, indices: Iterable[int]) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of weights, one whole and merged tensor at a time."""
+        return ((self.weights[index].name, self.learner.value(index)) for index in indices)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -273,26 +278,9 @@ class WeightSync:
         return _EXACT if self._dtype.itemsize >= 4 else _ROUNDED
 
     def _score(self, probes: Sequence[Sequence[int]]) -> _Scores:
-        learner, copies = self._score_learner(probes), self.engine.copies
+        learner, copies = self.learner.score(probes), self.engine.copies
         engine = np.concatenate(self.engine.score([*probes] * copies)).astype(np.float64)
         return _Scores(np.concatenate(learner), engine.reshape(copies, -1))
-
-    @torch.no_grad()
-    def _score_learner(self, probes: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        lengths = [len(probe) for probe in probes]
-        layout = PackedLayout(lengths, self.model.device)
-        flat = torch.tensor([token for probe in probes for token in probe], device=self.model.device)
-        output = self.model(input_ids=flat[None], position_ids=layout.position_ids, layout=layout, use_cache=False)
-        logprobs = token_logprobs(output.logits[0], flat.roll(-1), 1.0).double().cpu().numpy()
-        return [part[:-1] for part in np.split(logprobs, np.cumsum(lengths)[:-1])]
-
-
-@torch.no_grad()
-def _add_noise(tensor: Tensor, by: float) -> None:
-    scale = by * (0.1 * float(tensor.float().std(correction=0)) + 0.05)
-    generator = torch.Generator(tensor.device).manual_seed(0)
-    noise = torch.randn(tensor.shape, generator=generator, device=tensor.device) * scale
-    tensor.add_(noise.to(tensor.dtype))
 
 
 def _norm(values: NDArray[np.float64]) -> float:

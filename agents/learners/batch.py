@@ -51,23 +51,30 @@ class Sequences:
         return cls(episodes, nothing if advantages is None else advantages, len(episodes), sum(counts))
 
     def micro_batches(self, max_tokens: int, device: torch.device) -> Iterator[MicroBatch]:
-        """Episodes of one prompt together, at most `max_tokens` tokens each (a longer episode goes alone).
+        """All of the episodes, in the order of `packs`."""
+        for indices in self.packs(max_tokens)[0]:
+            yield MicroBatch(self, indices, device)
 
-        A prompt that several of them begin with counts each time: attention needs memory for every copy.
+    def packs(self, max_tokens: int, parts: int = 1) -> list[list[list[int]]]:
+        """Indices of the episodes of each micro-batch, for each of `parts` of about equally many tokens.
+
+        Episodes of one prompt together, at most `max_tokens` tokens each (a longer episode goes alone). A prompt that
+        several of them begin with counts each time: attention needs memory for every copy.
         """
         prompts: dict[bytes, int] = {}
         numbers = [prompts.setdefault(_prompt(episode).tobytes(), len(prompts)) for episode in self.episodes]
-        chunk: list[int] = []
-        size = 0
+        lengths = [len(episode.token_ids) for episode in self.episodes]
+        packs: list[list[list[int]]] = [[] for _ in range(parts)]
+        before, total, sizes = 0, sum(lengths), [0] * parts
         for index in sorted(range(len(self.episodes)), key=numbers.__getitem__):
-            length = len(self.episodes[index].token_ids)
-            if chunk and size + length > max_tokens:
-                yield MicroBatch(self, chunk, device)
-                chunk, size = [], 0
-            chunk.append(index)
-            size += length
-        if chunk:
-            yield MicroBatch(self, chunk, device)
+            length = lengths[index]
+            part = (2 * before + length) * parts // (2 * total)  # by the middle of the episode
+            if not packs[part] or sizes[part] + length > max_tokens:
+                packs[part].append([])
+                sizes[part] = 0
+            packs[part][-1].append(index)
+            before, sizes[part] = before + length, sizes[part] + length
+        return packs
 
 
 class MicroBatch:

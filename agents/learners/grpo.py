@@ -53,6 +53,7 @@ class GRPO(PolicyLearner):
             batches = [replace(batch, ref_logprobs=self._reference_logprobs(batch)) for batch in batches]
         seen: list[Forward] = []
         steps = [self._step(batch, seen) for batch in batches]
+        seen = self._everyones(seen, episodes)
         metrics = self._metrics(seen)
         self.columns = _columns(episodes, advantages, seen)
         return {
@@ -96,6 +97,6 @@ def _columns(episodes: Sequence[Episode], advantages: Sequence[Values], seen: Se
     }
     for part in seen:
         ends = np.cumsum([episode.num_policy_tokens for episode in part.episodes])
-        for episode, logprobs in zip(part.episodes, np.split(part.old_logprobs.cpu().numpy(), ends[:-1]), strict=True):
+        for episode, logprobs in zip(part.episodes, np.split(part.old_logprobs.numpy(), ends[:-1]), strict=True):
             columns[episode]["logprobs"] = logprobs
     return columns

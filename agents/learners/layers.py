@@ -23,7 +23,7 @@ def recompute_layers(model: PreTrainedModel) -> None:
     Not transformers' own way, which asks for training mode, and so for dropout. Raises EngineError for a model
     whose layers cannot be told.
     """
-    for layer in _layers(model):
+    for layer in layers_of(model):
         layer.forward = partial(_recomputed, layer.forward)
 
 
@@ -45,7 +45,7 @@ def compile_layers(model: PreTrainedModel) -> None:
     # and autocast, for policy, reference and critic.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     model.set_attn_implementation(_COMPILED)
-    for layer in _layers(model):
+    for layer in layers_of(model):
         layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
@@ -62,8 +62,10 @@ def require_compiler(device: str) -> None:
         ) from error
 
 
-def _layers(model: PreTrainedModel) -> list[Any]:
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+def layers_of(network: torch.nn.Module) -> list[Any]:
+    """The layers of a model, or of a network around one. Raises EngineError for a model whose layers cannot be told."""
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
+        model = next(module for module in network.modules() if isinstance(module, PreTrainedModel))
         raise EngineError(f"model type '{model.config.model_type}' does not mark its layers as transformers does")
     return layers

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from verigym.agents.shards import whole
 from verigym.tasks.errors import RunError
 
 _MAX_BAD_STEPS = 3
@@ -31,12 +32,18 @@ class Optimizer:
         max_grad_norm: float = 1.0,
         schedule: Callable[[int], float] = lambda step: 1.0,
     ) -> None:
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.names, self.parameters = list(learning), list(learning.values())
         self.max_grad_norm, self.schedule, self.bad_steps = max_grad_norm, schedule, 0
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters)
         self.adamw = torch.optim.AdamW(
             self.parameters, lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=fused
         )
+        for parameter in self.parameters:
+            # As AdamW does at its first step: the state is of one shape from the start, so that it can be loaded into.
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self.adamw.state[parameter] = {"step": step, **moments}
         self.scheduler = LambdaLR(self.adamw, schedule)
 
     @property
@@ -54,7 +61,7 @@ class Optimizer:
         """One step; returns `grad_norm` before clipping and `skipped` (1 if the step was not taken)."""
         if all(parameter.grad is None for parameter in self.parameters):
             return {"grad_norm": 0.0, "skipped": 0.0}
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)))
         finite = math.isfinite(norm)
         if finite:
             self.adamw.step()
@@ -65,11 +72,17 @@ class Optimizer:
         return {"grad_norm": norm if finite else 0.0, "skipped": float(not finite)}
 
     def state_dict(self) -> dict[str, Any]:
-        scheduler = self.scheduler.state_dict()
-        return {"adamw": self.adamw.state_dict(), "scheduler": scheduler, "bad_steps": self.bad_steps}
+        """AdamW's moments by the names of the parameters, not copied, and how far the schedule is."""
+        moments = {
+            name: dict(self.adamw.state[parameter]) for name, parameter in zip(self.names, self.parameters, strict=True)
+        }
+        return {"moments": moments, "scheduler": self.scheduler.state_dict(), "bad_steps": self.bad_steps}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adamw.load_state_dict(state["adamw"])
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            for kind, tensor in self.adamw.state[parameter].items():
+                tensor.copy_(state["moments"][name][kind])
         self.scheduler.load_state_dict(state["scheduler"])
         # The moments are those of the run so far; the settings, and the length of its schedule, are this optimizer's.
         settings = self.adamw.defaults

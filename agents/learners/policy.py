@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from verigym.agents.learners.losses import (
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.schedules import adapt_kl_coefficient, lr_schedule
 from verigym.agents.learners.scoring import Entropies, score_tokens
+from verigym.agents.learners.sharding import ALONE, Ranks
 from verigym.agents.lora import adapter_off, has_adapter
 from verigym.tasks.errors import ConfigError
 
@@ -59,6 +60,10 @@ class Forward:
     kept: Tensor
     entropy: Tensor
     kl: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """All but the episodes, in order, off the device."""
+        return [getattr(self, field.name).cpu() for field in fields(self)[1:]]
 
 
 # Of an episode that was learnt from, by name, one value for each policy token in order: `advantages`, the learner's own
@@ -86,6 +91,8 @@ class PolicyLearner(ABC):
         max_policy_tokens: the budget of policy tokens per episode, for the dr_grpo reduction.
         steps: the run's, of which each is one `update`; a learning rate that falls needs to know.
         autocast: run forwards in this precision (bfloat16 on GPU); weights and losses stay as they are.
+        ranks: the processes that share the models. Each makes the same learner, whose models are cut into shards here,
+            and calls the same methods with the same episodes: each learns from its share, all get the same results.
 
     After an `update`, `columns` says what it knew of each token of the episodes that it learnt from.
     """
@@ -102,14 +109,17 @@ class PolicyLearner(ABC):
         max_policy_tokens: int = 1024,
         steps: int | None = None,
         autocast: torch.dtype | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if (reference is not None) != (config.kl_coefficient > 0 and not has_adapter(model)):
             raise ConfigError(
                 "a reference model goes with kl_coefficient > 0, and only with it; a model with an adapter is its own"
             )
+        self.ranks = ranks
         for network in (model, *([reference] if reference is not None else [])):
             install(network)
             self._prepare(network, config)
+            ranks.shard(network, autocast)
         self.model, self.reference, self.settings = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.steps, self.kl_coefficient = steps, config.kl_coefficient
@@ -172,7 +182,7 @@ class PolicyLearner(ABC):
     def _step(self, batch: Sequences, seen: list[Forward]) -> Step:
         """One optimizer step: the gradient is that of the whole minibatch, however it is cut."""
         config, loss_sum = self.settings, torch.zeros((), device=self.model.device)
-        for micro in batch.micro_batches(config.tokens_per_forward, self.model.device):
+        for micro in self._share(self.model, batch):
             logprobs, spread = self._scores(self.model, micro, self._entropies)  # (M,)
             # With one step per batch the policy is still the one that sampled: its ratio is 1, its gradient is not 0.
             old_logprobs = logprobs.detach() if micro.old_logprobs is None else micro.old_logprobs
@@ -201,7 +211,7 @@ class PolicyLearner(ABC):
                 )
             )
         step = self.optimizer.step()
-        return Step(float(loss_sum), step["grad_norm"], bool(step["skipped"]))
+        return Step(self.ranks.sum(loss_sum), step["grad_norm"], bool(step["skipped"]))
 
     def _policy_losses(self, logprobs: Tensor, old_logprobs: Tensor, kept: Tensor, micro: MicroBatch) -> Tensor:
         """The loss of each policy token (M,), before it is weighed."""
@@ -292,9 +302,10 @@ class PolicyLearner(ABC):
     def _logprobs(self, model: PreTrainedModel, batch: Sequences) -> list[Values]:
         """Log-probabilities of every policy token, episode by episode."""
         found: dict[int, Values] = {}
-        for micro in batch.micro_batches(self.settings.tokens_per_forward, model.device):
+        for micro in self._share(model, batch):
             found |= micro.split(self._scores(model, micro, "none")[0])
-        return [found[i] for i in range(len(batch.episodes))]
+        everyones = dict(self.ranks.gather([*found.items()]))
+        return [everyones[i] for i in range(len(batch.episodes))]
 
     def _reference_logprobs(self, batch: Sequences) -> list[Values]:
         """Those under the reference model."""
@@ -302,6 +313,17 @@ class PolicyLearner(ABC):
             return self._logprobs(self.reference, batch)
         with adapter_off(self.model):
             return self._logprobs(self.model, batch)
+
+    def _share(self, model: PreTrainedModel, batch: Sequences) -> Iterator[MicroBatch]:
+        """What this rank passes through a model of the batch."""
+        tokens, device = self.settings.tokens_per_forward, model.device
+        return self.ranks.share(batch, tokens, device, lambda micro: self._scores(model, micro, "none")[0])
+
+    def _everyones(self, seen: Sequence[Forward], episodes: Sequence[Episode]) -> list[Forward]:
+        """The forwards of all ranks; they are of `episodes`."""
+        numbers = {episode: number for number, episode in enumerate(episodes)}
+        own = [([numbers[episode] for episode in part.episodes], part.tensors()) for part in seen]
+        return [Forward([episodes[i] for i in places], *tensors) for places, tensors in self.ranks.gather(own)]
 
     @property
     def _entropies(self) -> Entropies:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,7 @@ class PPO(PolicyLearner):
     ) -> None:
         super().__init__(model, config, **options)
         self._prepare(critic.trunk, config)
+        self.ranks.shard(critic, self.autocast)
         self.config, self.critic, self.seed, self.updates = config, critic, seed, 0
         self.critic_optimizer = self._optimizer(critic, config.critic_lr)
 
@@ -97,7 +98,7 @@ class PPO(PolicyLearner):
         return {
             **_means(policy_steps, ""),
             **_means(critic_steps, "critic_"),
-            **self._metrics(seen),
+            **self._metrics(self._everyones(seen, learnt)),
             **credit.metrics,
             **self._advance(credit.metrics["kl"], moved),
         }
@@ -147,14 +148,14 @@ class PPO(PolicyLearner):
     @torch.no_grad()
     def _values(self, batch: Sequences) -> tuple[list[Values], Values]:
         """The critic's values of the state before each policy token, and after each episode's last token."""
-        before: dict[int, Values] = {}
-        after: dict[int, float] = {}
-        for micro in batch.micro_batches(self.config.tokens_per_forward, self.critic.device):
+        found: dict[int, tuple[Values, float]] = {}
+        for micro in self._share_critic(batch):
             numbers = self._judge(micro)
-            before |= micro.split(numbers[micro.predicting])
-            after |= dict(zip(micro.indices, numbers[micro.last].tolist(), strict=True))
-        order = range(len(batch.episodes))
-        return [before[i].astype(np.float64) for i in order], np.array([after[i] for i in order])
+            before, after = micro.split(numbers[micro.predicting]), numbers[micro.last].tolist()
+            found |= {i: (before[i], value) for i, value in zip(micro.indices, after, strict=True)}
+        everyones = dict(self.ranks.gather([*found.items()]))
+        values = [everyones[i] for i in range(len(batch.episodes))]
+        return [row.astype(np.float64) for row, _ in values], np.array([after for _, after in values])
 
     def _estimate(
         self, episodes: Sequence[Episode], rewards: list[Values], values: list[Values], bootstrap: Values
@@ -188,7 +189,7 @@ class PPO(PolicyLearner):
         """One optimizer step on the clipped value loss, its mean over tokens."""
         returns, old_values = ([column[i] for i in part] for column in (credit.returns, credit.values))
         total = torch.zeros((), device=self.critic.device)
-        for micro in batch.micro_batches(self.config.tokens_per_forward, self.critic.device):
+        for micro in self._share_critic(batch):
             values = self._judge(micro)[micro.predicting]  # (M,)
             targets, old = (micro.flat(column).to(values.dtype) for column in (returns, old_values))
             losses = value_loss(values, old, targets, torch.ones_like(values), clip=self.config.value_clip)
@@ -196,7 +197,11 @@ class PPO(PolicyLearner):
             loss.backward()
             total += loss.detach()
         step = self.critic_optimizer.step()
-        return Step(float(total), step["grad_norm"], bool(step["skipped"]))
+        return Step(self.ranks.sum(total), step["grad_norm"], bool(step["skipped"]))
+
+    def _share_critic(self, batch: Sequences) -> Iterator[MicroBatch]:
+        """What this rank passes through the critic of the batch."""
+        return self.ranks.share(batch, self.config.tokens_per_forward, self.critic.device, self._judge)
 
     def _judge(self, micro: MicroBatch) -> Tensor:
         with torch.autocast(self.critic.device.type, dtype=self.autocast, enabled=self.autocast is not None):

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ MAX_LOGITS = 2**24
 
 
 Entropies = Literal["none", "value", "gradient"]
+
+T = TypeVar("T")
+# The method of a model in shards, whose weights are whole only during its forward, that calls a function as a forward.
+WITHIN_FORWARD = "_verigym_within_forward"
+_PROVEN = "_verigym_head_is_proven"
 
 
 def score_tokens(
@@ -35,7 +41,21 @@ def score_tokens(
     rows = max(1, MAX_LOGITS // vocabulary)
     if len(micro.targets) <= rows:
         return _scores(packed_logits(model, micro), micro.targets, temperature, entropies)
-    head = _head(model, micro)
+    if not getattr(model, _PROVEN, False):
+        prove_head(model, micro)
+    return _within_forward(model, _in_chunks, model, micro, rows, temperature, entropies)
+
+
+def _within_forward(model: torch.nn.Module, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function makes of a model's parts, called by themselves."""
+    call: Callable[..., T] | None = getattr(model, WITHIN_FORWARD, None)
+    return function(*arguments) if call is None else call(function, *arguments)
+
+
+def _in_chunks(
+    model: torch.nn.Module, micro: MicroBatch, rows: int, temperature: float, entropies: Entropies
+) -> tuple[Tensor, Tensor]:
+    head = model.get_output_embeddings()  # type: ignore[operator]
     parts = [
         checkpoint(_chunk, head, states, targets, temperature, entropies, use_reentrant=False)
         for states, targets in zip(_states(model, micro).split(rows), micro.targets.split(rows), strict=True)
@@ -69,25 +89,26 @@ def _states(model: torch.nn.Module, micro: MicroBatch) -> Tensor:
 
 
 @torch.no_grad()
-def _head(model: torch.nn.Module, micro: MicroBatch) -> torch.nn.Module:
-    """The language-model head, proven to be all that turns hidden states into logits; proven once per model."""
+def prove_head(model: torch.nn.Module, micro: MicroBatch) -> None:
+    """Proves, on any tokens, that the language-model head is all that turns hidden states into logits.
+
+    Raises EngineError for a model of which it is not.
+    """
     head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[operator]
     if head is None:
         raise EngineError(f"model type '{_kind(model)}' has no language-model head")
-    if not getattr(model, "_verigym_head_is_proven", False):
-        two = micro.predicting[:2]
-        output = model(
-            input_ids=micro.token_ids,
-            position_ids=micro.layout.position_ids,
-            layout=micro.layout,
-            use_cache=False,
-            logits_to_keep=two,
-        )
-        whole, ours = output.logits[0].float(), head(_states(model, micro)[:2]).float()
-        if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2 * float(whole.abs().max())):
-            raise EngineError(f"model type '{_kind(model)}' does more to its logits than its head: it is not supported")
-        model._verigym_head_is_proven = True  # type: ignore[assignment]
-    return head
+    two = micro.predicting[:2]
+    output = model(
+        input_ids=micro.token_ids,
+        position_ids=micro.layout.position_ids,
+        layout=micro.layout,
+        use_cache=False,
+        logits_to_keep=two,
+    )
+    logits, ours = output.logits[0].float(), head(_states(model, micro)[: len(two)]).float()
+    if not torch.allclose(logits, ours, rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
+        raise EngineError(f"model type '{_kind(model)}' does more to its logits than its head: it is not supported")
+    setattr(model, _PROVEN, True)
 
 
 def _kind(model: torch.nn.Module) -> str:

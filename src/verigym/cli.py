@@ -69,6 +69,8 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UnknownNameError.of("command", name, COMMANDS)
+    if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("it runs in one process; start it without torchrun, which is for train")
     logging.basicConfig(format="%(message)s")  # on standard error, as every notice
     logging.getLogger("verigym").setLevel(logging.INFO)
     module, attribute, _ = COMMANDS[name]

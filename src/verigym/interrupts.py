@@ -15,8 +15,9 @@ class Interrupts:
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, *, speaks: bool = True) -> None:
+        """`speaks`: says on standard error what it does; one of several processes is enough."""
+        self.requested, self.speaks = False, speaks
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -36,4 +37,5 @@ class Interrupts:
             os.write(2, b"\nended at once\n")
             os._exit(130)
         self.requested = True
-        print("\nending in order; once more to end at once", file=sys.stderr)
+        if self.speaks:
+            print("\nending in order; once more to end at once", file=sys.stderr)

@@ -103,7 +103,7 @@ class _HeldTo:
     def __init__(self, learner: DPO, pairs: Sequence[Pair], *, known: bool) -> None:
         self.learner, self.pairs = learner, pairs
         # Of a resumed run they are in the checkpoint: its model is no longer the one that began.
-        self.reference: NDArray[np.float64] = np.zeros((0, 2)) if known else learner.logprobs(pairs)
+        self.reference: NDArray[np.float64] = np.zeros((len(pairs), 2)) if known else learner.logprobs(pairs)
 
     def update(self, batch: list[int]) -> dict[str, float]:
         return self.learner.update([self.pairs[i] for i in batch], self.reference[batch])

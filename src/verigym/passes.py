@@ -15,17 +15,18 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from verigym.agents.agent import LocalAgent, load_chat, resolve_device
+from verigym.agents.agent import LocalAgent, load_chat, resolve_device, save_checkpoint
 from verigym.agents.chat import Chat
 from verigym.agents.collect import Collector
 from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.make import make_engine
 from verigym.agents.episode import Episode, derive_seed
+from verigym.agents.learners.checkpoint import load_state, save_state
 from verigym.agents.learners.pairs import Pair
 from verigym.config import OfflineConfig, build, to_plain
 from verigym.interrupts import Interrupts
 from verigym.pairs import asked, read_episodes
-from verigym.run_folder import RunFolder
+from verigym.run_folder import LEARNER, RunFolder
 from verigym.stalls import StallWatch
 from verigym.task_sampler import TaskSampler
 from verigym.tasks.activity import doing
@@ -89,13 +90,16 @@ class Passes(Generic[T]):
         """All steps that are left; Ctrl-C leaves a checkpoint to go on from: the network and the learner's state."""
         step = 0
         if state is not None:
-            learner.load_state_dict(state["learner"])
+            load_state(self.folder.latest() / LEARNER, learner)
             step = state["step"]
         saved = step if state is not None else -1
 
+        def write(path: Path) -> None:
+            save_checkpoint(path, network, tokenizer)
+            save_state(path / LEARNER, learner)
+
         def save() -> None:
-            kept = {"step": step, "examples": self.fingerprint, "learner": learner.state_dict()}
-            self.folder.save_step(step, network, tokenizer, kept)
+            self.folder.save_step(step, write, {"step": step, "examples": self.fingerprint})
 
         with Interrupts() as interrupts, StallWatch(self.folder.path), doing("learning"):
             while step < self.steps and not interrupts.requested:

@@ -7,15 +7,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from verigym.agents.agent import save_checkpoint
 from verigym.agents.episode import Episode
 from verigym.agents.learners.batch import Values
 from verigym.agents.learners.policy import Columns
@@ -23,6 +21,8 @@ from verigym.config import read_recipe
 from verigym.tasks.errors import ConfigError, RunError
 from verigym.verifiers.sandbox import Sandbox
 
+# Of a step's checkpoint, the folder of the learner's state.
+LEARNER = "learner"
 _KEPT = 2
 _GREY = "#757e8c"
 
@@ -110,19 +110,13 @@ class RunFolder:
                 path.unlink()
         self._recover()
 
-    # Checkpoints: ordinary transformers checkpoints with the run's state beside them.
+    # Checkpoints: ordinary transformers checkpoints; those of steps with the learner's state and the run's beside them.
 
-    def save(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        state: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Writes `checkpoints/<name>` as a whole or not at all."""
+    def save(self, name: str, write: Callable[[Path], None], state: Mapping[str, Any] | None = None) -> Path:
+        """Makes `checkpoints/<name>` of what `write` puts into a folder, as a whole or not at all."""
         target, writing = self.checkpoints_path / name, self.checkpoints_path / f".writing-{name}"
         shutil.rmtree(writing, ignore_errors=True)
-        save_checkpoint(writing, model, tokenizer)
+        write(writing)
         if state is not None:
             torch.save(dict(state), writing / "state.pt")
         for path in writing.rglob("*"):
@@ -143,11 +137,9 @@ class RunFolder:
         for path in self.checkpoints_path.glob(".writing-*"):
             shutil.rmtree(path)
 
-    def save_step(
-        self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]
-    ) -> Path:
-        """Writes the checkpoint of a step and drops all but the last ones."""
-        path = self.save(f"{step:06d}", model, tokenizer, state)
+    def save_step(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
+        """Makes the checkpoint of a step, with the plain values in `state`, and drops all but the last ones."""
+        path = self.save(f"{step:06d}", write, state)
         for old in self._steps()[:-_KEPT]:
             shutil.rmtree(old)
         return path

@@ -17,24 +17,21 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.env_workers import make_env_workers
 from verigym.agents.episode import Episode, Plan
-from verigym.agents.learners.grpo import GRPO
-from verigym.agents.learners.policy import PolicyLearner
-from verigym.agents.learners.ppo import PPO
 from verigym.agents.learners.turn_fork import plan_forks
-from verigym.agents.scalar import load_scalar_model
 from verigym.config import TrainConfig, build, to_plain
 from verigym.display import Display
 from verigym.evaluation import Evaluation, summarise
 from verigym.interrupts import Interrupts
 from verigym.loggers import open_loggers
 from verigym.metrics import Times, episode_metrics, refuse_drift, staleness_metrics, sync_metrics
+from verigym.ranks import Team, leads, refuse_unshared
 from verigym.rollouts import make_rollouts
-from verigym.run_folder import RunFolder
-from verigym.run_models import load_policy, load_reference, reference_path
+from verigym.run_folder import LEARNER, RunFolder
+from verigym.run_models import Part, Start, keep_reference, load_policy, reference_path, staging
 from verigym.stalls import StallWatch
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.activity import doing
-from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted
+from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted, VerigymError
 from verigym.verifiers import sandbox
 from verigym.verifiers.verdict import Outcome
 
@@ -67,16 +64,29 @@ class Run:
 def train(config: TrainConfig, *, resume: bool = False) -> Run:
     """Trains as `config` says; `resume` goes on from the last checkpoint in `config.run`.
 
+    In each of several processes that torchrun started, the learner's models are cut over them (docs/scale.md); all
+    return the same run.
     Raises ConfigError for a configuration that cannot work, RunError for a run that had to stop, SyncError if
     the engine does not follow the weights, RunInterrupted (after a checkpoint) on Ctrl-C.
     """
-    with (
-        Interrupts() as interrupts,
-        StallWatch(Path(config.run)),
-        Trainer(config, interrupts, resume=resume) as trainer,
-    ):
-        trainer.run()
-        return Run(trainer.folder.path, trainer.step, trainer.best)
+    with Interrupts(speaks=leads()) as interrupts, Team(resolve_device(config.device)) as team:
+        if team.ranks.rank > 0:
+            return _follow(team)
+        with StallWatch(Path(config.run)), Trainer(config, interrupts, resume=resume, team=team) as trainer:
+            trainer.run()
+        run = Run(trainer.folder.path, trainer.step, trainer.best)
+        team.end(run)
+        return run
+
+
+def _follow(team: Team) -> Run:
+    """A run that another rank leads."""
+    try:
+        Part(team.hear(), team)
+        run: Run = team.follow()
+        return run
+    except VerigymError as error:
+        raise type(error)(f"rank {team.ranks.rank}: {error}") from error
 
 
 def resume(path: str | Path, **changes: Any) -> Run:
@@ -89,7 +99,9 @@ class Trainer:
     """The parts of a run and its state between two steps."""
 
     @doing("starting")
-    def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool) -> None:
+    def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool, team: Team | None = None) -> None:
+        team = team or Team()
+        refuse_unshared(config)
         self.config, self.interrupts = config, interrupts
         self.folder = RunFolder(config.run)
         if not resume:
@@ -99,7 +111,7 @@ class Trainer:
         device = resolve_device(config.device)
         low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
         self.tokenizer, chat = load_chat(source)
-        self.model = load_policy(config, self.folder, device, resume=state is not None)
+        model = load_policy(config, self.folder, staging(device, team.ranks), resume=state is not None)
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = make_engine(config.engine, source, dtype=engine_dtype, device=device, slots=config.slots)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
@@ -111,16 +123,15 @@ class Trainer:
         self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         # Only now, when nothing in the configuration has turned out wrong, is anything written.
         self._open_folder(state)
-        self.learner = self._make_learner(
-            source,
-            device,
-            reference=load_reference(config, self.folder, device, resume=state is not None),
-            temperature=config.temperature,
-            max_policy_tokens=_policy_token_budget(config),
-            steps=config.steps,
-            autocast=torch.bfloat16 if low_precision else None,
-        )
-        self.sync = WeightSync(self.model, engine)
+        if state is None:
+            keep_reference(config, self.folder)
+        autocast = torch.bfloat16 if low_precision else None
+        shared = replace(config, run=str(self.folder.path.absolute()))
+        start = Start(shared, state is not None, device, autocast, _policy_token_budget(config))
+        team.tell(start)
+        self.part = Part(start, team, model)
+        self.learner = self.part.learner
+        self.sync = WeightSync(model, engine, learner=self.part.weights)
         self.step, self.evaluated = 0, -1
         self.position = self.sampler.start
         self.curriculum = self._curriculum()
@@ -258,7 +269,7 @@ class Trainer:
         if self.best is None or result.pass_rate > self.best.pass_rate:
             self.best = result
             with doing("checkpointing", "the best"):
-                self.folder.save("best", self.model, self.tokenizer)
+                self.folder.save("best", self._write_model)
         names = ("pass_rate", "low", "high", "reward", "tasks", "infra_errors")
         return {f"eval/{name}": getattr(result, name) for name in names} | {"time/eval": time.monotonic() - started}
 
@@ -308,12 +319,6 @@ class Trainer:
         self.folder.note_sandboxes(sandbox.in_use())
         self.folder.cut(state["step"] if state else -1)
 
-    def _make_learner(self, source: str | Path, device: str, **options: Any) -> PolicyLearner:
-        if self.config.learner == "grpo":
-            return GRPO(self.model, self.config.grpo, **options)
-        critic = load_scalar_model(source, device=device, trained=False)
-        return PPO(self.model, self.config.ppo, critic=critic, seed=self.config.seed, **options)
-
     def _collector(self, specs: Sequence[Any], *, snapshots: bool = False) -> Collector:
         return Collector(
             self.agent,
@@ -331,14 +336,21 @@ class Trainer:
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
-            "learner": self.learner.state_dict(),
             "sampler": self.position,
             "curriculum": None if self.curriculum is None else asdict(self.curriculum),
             "sync": self.sync.state_dict(),
             "best": None if self.best is None else asdict(self.best),
             "last": None if self.last is None else asdict(self.last),
         }
-        self.folder.save_step(self.step, self.model, self.tokenizer, state)
+        self.folder.save_step(self.step, self._write, state)
+
+    def _write(self, path: Path) -> None:
+        self._write_model(path)
+        self.part.save_learner((path / LEARNER).absolute())  # the other ranks may run elsewhere
+
+    def _write_model(self, path: Path) -> None:
+        self.part.save_model(path)
+        self.tokenizer.save_pretrained(path)
 
     def _restore(self, state: dict[str, Any] | None) -> None:
         self.sync.start(0 if state is None else state["step"])
@@ -350,7 +362,7 @@ class Trainer:
             known = state["curriculum"]
             self.curriculum = replace(self.curriculum, unlocked=known["unlocked"], recent=known["recent"])
         self.best, self.last = (state[name] and Evaluation(**state[name]) for name in ("best", "last"))
-        self.learner.load_state_dict(state["learner"])
+        self.part.load_learner((self.folder.latest() / LEARNER).absolute())
         self.sync.load_state_dict(state["sync"])
 
     def __enter__(self) -> Trainer:

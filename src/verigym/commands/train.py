@@ -44,9 +44,12 @@ class Train:
         return cls(parse_options(TrainConfig, name, rest, default), bool(runs))
 
     def run(self) -> int:
+        from verigym.ranks import leads
         from verigym.training import train
 
         finished = train(self.config, resume=self.resume)
+        if not leads():
+            return 0
         if finished.best is not None:
             print(f"held-out pass rate {finished.best}")
         print(f"checkpoint {finished.checkpoint}")

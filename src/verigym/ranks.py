@@ -1,0 +1,138 @@
+"""The processes of a run that torchrun started: rank 0 leads it, the others lend their devices to its learner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from verigym.agents.learners.sharding import ALONE, Ranks
+from verigym.config import TrainConfig
+from verigym.tasks.errors import ConfigError, RunError
+
+# A rank that the others have waited for so long, in the middle of a call, is taken for lost.
+_PATIENCE = timedelta(minutes=10)
+# The others wait for rank 0 to make a call for as long as episodes take.
+_BETWEEN_CALLS = timedelta(days=30)
+
+
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leads() -> bool:
+    """Whether this process is the one that speaks: rank 0, or alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Team:
+    """The ranks of a run. Calls that rank 0 makes of what is `led` are made on every rank, in the same order.
+
+    While entered, the ranks are connected: over NCCL where the learner is on GPUs, each rank on its machine's GPU of
+    the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device, self.ranks = device, ALONE
+        self._led: dict[str, Callable[..., Any]] = {}
+
+    def __enter__(self) -> Team:
+        if world_size() == 1:
+            return self
+        backend = "gloo"
+        if self.device == "cuda":
+            _take_gpu(int(os.environ["LOCAL_RANK"]))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=_PATIENCE)
+        self._calls = dist.new_group(backend="gloo", timeout=_BETWEEN_CALLS)
+        self.ranks = Ranks(init_device_mesh(self.device, (world_size(),)))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.ranks.size == 1:
+            return
+        if error is None:
+            dist.destroy_process_group()
+        elif self.ranks.rank == 0 and not isinstance(error, _LostError):
+            self.tell(None)
+
+    def tell(self, what: Any) -> None:
+        """Sends the others what they `hear`; alone, to nobody."""
+        if self.ranks.size > 1:
+            self._reach(partial(dist.broadcast_object_list, [what], src=0, group=self._calls))
+
+    def hear(self) -> Any:
+        """What rank 0 tells. Raises SystemExit if it has given the run up: it says why."""
+        told: list[Any] = [None]
+        self._reach(partial(dist.broadcast_object_list, told, src=0, group=self._calls))
+        if told[0] is None:
+            raise SystemExit(1)
+        return told[0]
+
+    def lead(self, target: Any, *methods: str) -> None:
+        """From now on, calls of these methods on rank 0 are made on every rank, each on its own `target`."""
+        for method in methods:
+            name, function = f"{type(target).__name__}.{method}", getattr(target, method)
+            self._led[name] = function
+            if self.ranks.size > 1 and self.ranks.rank == 0:
+                setattr(target, method, partial(self._call, name))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        self.tell((name, arguments))
+        return self._reach(partial(self._led[name], *arguments))
+
+    def follow(self) -> Any:
+        """Makes the calls that rank 0 makes, until it ends; returns what it ends with."""
+        while True:
+            name, arguments = self.hear()
+            if name is None:
+                return arguments
+            self._reach(partial(self._led[name], *arguments))
+
+    def end(self, result: Any) -> None:
+        """Sends the others home with a result."""
+        self.tell((None, result))
+
+    def _reach(self, call: Callable[[], Any]) -> Any:
+        """What a call gives in which others take part. Raises RunError if one of them is gone."""
+        try:
+            return call()
+        except RuntimeError as error:  # gloo's own are no narrower
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise _LostError(
+                f"rank {self.ranks.rank} has lost another rank, whose own lines say why "
+                f"({str(error).splitlines()[0][-100:]}); go on from the last checkpoint with --resume"
+            ) from error
+
+
+class _LostError(RunError):
+    """A rank that does not answer."""
+
+
+def _take_gpu(number: int) -> None:
+    if number >= torch.cuda.device_count():
+        raise ConfigError(
+            f"rank {number} of this machine has no GPU: torch sees {torch.cuda.device_count()}; start one process for "
+            "each with --nproc-per-node"
+        )
+    torch.cuda.set_device(number)
+
+
+def refuse_unshared(config: TrainConfig) -> None:
+    """Raises ConfigError for what does not work with a learner over several ranks."""
+    if world_size() == 1:
+        return
+    if config.engine.kind == "vllm":
+        raise ConfigError(
+            "engine.kind vllm takes over torch.distributed in the learner's process, which torchrun has given to the "
+            "ranks; set it to vllm-server or ray"
+        )
