@@ -1,4 +1,4 @@
-"""docs/tools.md and docs/extending.md: every snippet runs and prints what it says; counts are those of the data."""
+"""The docs on tools, extending and other worlds: every snippet prints what it says; counts are those of the data."""
 
 import re
 import runpy
@@ -11,7 +11,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 SNIPPETS = [
     snippet
-    for document in (DOCS, DOCS.with_name("extending.md"))
+    for document in (DOCS, DOCS.with_name("extending.md"), DOCS.with_name("other_worlds.md"))
     for snippet in re.findall(r"```python\n(.*?)```", document.read_text(), flags=re.DOTALL)
 ]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -27,6 +27,8 @@ def promised(snippet: str) -> list[str]:
 def test_each_snippet_prints_what_it_says(snippet: str, tmp_path: Path) -> None:
     if "mcp" in snippet:
         pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    if "TextArena" in snippet:
+        pytest.importorskip("textarena", reason="the extra textarena is not installed")
     for other in SNIPPETS:
         if name := NAMED.match(other):
             (tmp_path / name[1]).write_text(other)

@@ -70,7 +70,7 @@ def _rows(spec: str) -> Any:
 @cache
 def _watch_rewards() -> None:
     """Notes what a reward function raises: a rubric makes a 0 of it."""
-    module = sys.modules[vf.Rubric.__module__]
+    module: Any = sys.modules[vf.Rubric.__module__]
     original = module.maybe_await
 
     async def watched(function: Any, *args: Any, **kwargs: Any) -> Any:

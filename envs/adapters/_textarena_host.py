@@ -104,13 +104,13 @@ class Session:
     def _random_move(self) -> str:
         """A move that the game takes, of those that the player was shown, of small numbers and of places on a board."""
         player = self._env.state.current_player_id
-        shown = _TOKEN.findall(" ".join(self._told[player]))
+        shown: list[str] = _TOKEN.findall(" ".join(self._told[player]))
         numbers = [f"[{number}]" for number in range(10)]
         places = [f"[{row} {column}]" for row, column in itertools.product(range(8), repeat=2)]
         for moves in (list(dict.fromkeys([*shown, *numbers])), places):
             for move in random.sample(moves, len(moves)):
                 if self._takes(move):
-                    return move
+                    return str(move)
         raise ValueError("no random move is found for the opponent: give one that can play, as opponent=")
 
     def _takes(self, move: str) -> bool:

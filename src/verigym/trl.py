@@ -71,7 +71,8 @@ class EnvironmentFactory:
         env.close()
 
     def __call__(self) -> Rollout:
-        return self._class(self._spec)
+        made: Rollout = self._class(self._spec)
+        return made
 
     def dataset(self, size: int | None = None) -> Dataset:
         """A row for each of the first `size` tasks (default: all), which the members of a group share.
@@ -96,7 +97,8 @@ class Rollout:
     _schemas: list[dict[str, Any]]
 
     def __init__(self, spec: EnvSpec) -> None:
-        self._id, self._env = spec.id, spec.make().unwrapped
+        self._id = spec.id
+        self._env: Any = spec.make().unwrapped
         self._return, self._verdict, self._failure = 0.0, None, ""
 
     def reset(self, **row: Any) -> str:
