@@ -168,6 +168,28 @@ def test_threads_that_play_at_once_play_as_alone() -> None:
     assert len({said[0] for said in alone}) > 1
 
 
+class Holds:
+    def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        return "[hold]"
+
+
+def test_the_dice_of_an_episode_are_its_own() -> None:
+    def thrown(env: Any) -> list[str]:
+        return re.findall(r"history for this turn: .*'(\d)'\n", env.step("[roll]")[0])  # a 1 ends the turn
+
+    envs = [make("PigDice-v0-500", opponent=Holds()) for _ in range(2)]
+    alone = []
+    for index, env in enumerate(envs):
+        env.reset(options={"task": env.tasks.ids[2 * index]})
+        alone.append([thrown(env) for _ in range(12)])
+    for index, env in enumerate(envs):
+        env.reset(options={"task": env.tasks.ids[2 * index]})
+    turns = [[thrown(env) for env in envs] for _ in range(12)]
+    assert [list(dice) for dice in zip(*turns, strict=True)] == alone
+    assert alone[0] != alone[1]
+    assert all(len({die for dice in episode for die in dice}) > 2 for episode in alone)
+
+
 def test_the_same_seed_gives_the_same_game_in_another_process() -> None:
     code = (
         "import gymnasium as gym; env = gym.make('verigym:verigym/TextArena-v0', game='Minesweeper-v0-small');"
