@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= passive
 demo: .venv/.installed
 	$(BIN)/python examples/demo.py
 
-test: lint types build/trl-1.12/.installed
+test: lint types build/trl-1.12/.installed .venv/other-worlds/.installed
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.installed-dev
@@ -64,6 +64,17 @@ types: .venv/.installed-dev
 # An oracle of the tests, apart from the TRL that is installed: it is the last one with PPO.
 build/trl-1.12/.installed: | .venv/.installed-dev
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/trl-1.12 trl==1.12.0
+	touch $@
+
+# Two packages whose pins do not go with ours, in an environment on top of .venv: what theirs has comes first.
+.venv/other-worlds/.installed: | .venv/.installed-dev
+	$(BIN)/python -m venv --without-pip .venv/other-worlds
+	$(BIN)/python -c "import site; print('import site;', *(f'site.addsitedir({path!r});' for path in site.getsitepackages()))" > \
+		`.venv/other-worlds/bin/python -c "import site; print(site.getsitepackages()[0])"`/below.pth
+	for package in verifiers==0.3.1 gem-llm==0.1.0; do \
+		.venv/other-worlds/bin/python -m pip install --quiet $$package || \
+			echo "$$package is left out: its tests will say that they skip"; \
+	done
 	touch $@
 
 clean:

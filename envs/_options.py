@@ -13,6 +13,7 @@ import numpy as np
 from verigym import tasks as task_sets
 from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.tasks.task import Task, TaskSet
+from verigym.tasks.worlds.simulated import Player
 from verigym.tasks.worlds.tool import Tool
 
 Demonstrate = Callable[[Task, np.random.Generator], list[str]]
@@ -55,6 +56,14 @@ def resolve(path: str) -> Callable[..., Any]:
     if not callable(function) and not isinstance(function, Tool):
         raise ConfigError(f"'{path}' is not a function")
     return function  # type: ignore[no-any-return]
+
+
+def player(name: str, given: Player | str | None) -> Player | None:
+    """Who plays with the agent: one with an Agent's `act`, or what "module:function" makes. Raises ConfigError."""
+    made = resolve(given)() if isinstance(given, str) else given
+    if made is not None and not callable(getattr(made, "act", None)):
+        raise ConfigError(f"{name} must be an Agent, which has a method act(messages, tools), not {made!r}")
+    return made
 
 
 def positive(name: str, value: Any) -> int:

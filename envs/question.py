@@ -85,7 +85,7 @@ class QuestionEnv(TextEnv):
         )
         if feedback not in ("none", "public"):
             raise ConfigError(f"feedback must be none or public, not {feedback!r}")
-        self.instructions, self.system_prompt, self._feedback = instructions, system_prompt, feedback
+        self.instructions, self.system_prompt, self.feedback = instructions, system_prompt, feedback
         several = tools if isinstance(tools, Sequence) and not isinstance(tools, str) else [tools]
         self._tools = _by_name([tool for given in several for tool in _as_tools(given)])
         self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
@@ -127,7 +127,7 @@ class QuestionEnv(TextEnv):
     def _told(self, action: str) -> Reply:
         """The end of the task, or what the verifier tells of an answer that can still be corrected."""
         task = self._task
-        if task is None or self._feedback == "none" or len(self._turns) >= self.budget.turns:
+        if task is None or self.feedback == "none" or len(self._turns) >= self.budget.turns:
             return Reply(final=True)
         told = self._ask(lambda: self.verifier.feedback(self.submission(action), task))
         return Reply(final=True) if told is None else Reply([{"role": "user", "content": told}])

@@ -250,3 +250,7 @@ for domain, split in (("Retail", "train"), ("Airline", "test")):
             "max_tokens_per_turn": 2048,
         },
     )
+# The environments of other packages, each given by its name there.
+register("verigym/TextArena-v0", entry_point="verigym.envs.adapters.textarena:TextArenaEnv", kwargs={})
+register("verigym/GEM-v0", entry_point="verigym.envs.adapters.gem:GEMEnv", kwargs={})
+register("verigym/PrimeVerifiers-v0", entry_point="verigym.envs.adapters.prime:PrimeVerifiersEnv", kwargs={})

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from verigym.envs._options import Demonstrate, chance_of, load_tasks, positive, resolve, shortened
+from verigym.envs._options import Demonstrate, chance_of, load_tasks, player, positive, resolve, shortened
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
-from verigym.tasks.errors import ConfigError, EnvUsageError
+from verigym.tasks.errors import EnvUsageError
 from verigym.tasks.task import Task, TaskSet
 from verigym.tasks.worlds.scenario import Scenario
 from verigym.tasks.worlds.simulated import Player
@@ -79,7 +79,7 @@ class WorldEnv(TextEnv):
             render_mode=render_mode,
         )
         self.instructions, self.system_prompt = instructions, system_prompt
-        self._player = _player(user)
+        self._player = player("user", user)
         self.max_calls = None if max_calls is None else positive("max_calls", max_calls)
         self.max_reply = positive("max_reply", max_reply)
         self._demonstrate = resolve(demonstrate) if isinstance(demonstrate, str) else demonstrate
@@ -125,10 +125,3 @@ class WorldEnv(TextEnv):
         if self.max_calls is not None and len(self._scenario.world.events) >= self.max_calls:
             return f"error: not run, as all {self.max_calls} calls of this task are used up"
         return shortened(self._scenario.world.call(name, arguments), self.max_reply)
-
-
-def _player(user: Player | str | None) -> Player | None:
-    made = resolve(user)() if isinstance(user, str) else user
-    if made is not None and not callable(getattr(made, "act", None)):
-        raise ConfigError(f"user must be an Agent, which has a method act(messages, tools), not {made!r}")
-    return made

@@ -34,6 +34,7 @@ START_SECONDS = 120.0
 MAX_ANSWERS = 5000
 MAX_RSS_BYTES = 500 << 20
 TICK_SECONDS = 0.05
+ENVIRON: Mapping[str, str] = {"PYTHONHASHSEED": "0"}
 
 _WORKER = Path(__file__).with_name("_worker.py")
 _CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
@@ -74,13 +75,16 @@ class Budget:
 class _Worker:
     """One worker process and the frames to and from it; used by one thread at a time."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str] = ENVIRON, stall_seconds: float = STALL_SECONDS
+    ) -> None:
+        self._stall_seconds = stall_seconds
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0"},
+            env=environ,
             close_fds=True,
             start_new_session=True,
             bufsize=0,
@@ -114,7 +118,7 @@ class _Worker:
             self._process.stdin.write(struct.pack(">I", len(body)) + body)
         except OSError as error:
             raise self._death() from error
-        reply = self._read(STALL_SECONDS, started + budget.cpu_seconds, budget)
+        reply = self._read(self._stall_seconds, started + budget.cpu_seconds, budget)
         budget.cpu_seconds -= self._cpu_time() - started
         return reply
 
@@ -238,6 +242,9 @@ class Pool:
         for worker in workers:
             worker.kill()
 
+    def _start(self) -> _Worker:
+        return _Worker(self._command)
+
     def _ask(self, request: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
         with doing("worker process", f"a free one of {self.name}"):
             worker = self._take(budget)
@@ -257,7 +264,7 @@ class Pool:
                     raise Cancelled
                 self._idle = [worker for worker in self._idle if worker.alive]
                 while len(self._idle) + len(self._busy) < self.size:
-                    self._idle.append(_Worker(self._command))
+                    self._idle.append(self._start())
                 if self._idle:
                     # the one most lately used is warm; one still importing is the last choice
                     worker = next((w for w in reversed(self._idle) if w.ready), self._idle[0])
@@ -282,7 +289,7 @@ class Pool:
         # no process to be had now is the next request's business, not that of the verdict at hand
         with self._changed, contextlib.suppress(OSError):
             while len(self._idle) + len(self._busy) < self.size:
-                self._idle.insert(0, _Worker(self._command))
+                self._idle.insert(0, self._start())
             self._changed.notify()
 
 

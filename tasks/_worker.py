@@ -66,14 +66,14 @@ def limit_cpu_time(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def load(path: str) -> Answer:
-    """What the file at `path` does with a request."""
+def load(path: str) -> tuple[Answer, int]:
+    """What the file at `path` does with a request, and the memory that it may take."""
     spec = importlib.util.spec_from_file_location("task", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.load()  # type: ignore[no-any-return]
+    return module.load(), getattr(module, "MEMORY_BYTES", MEMORY_BYTES)
 
 
 def answer_request(answer: Answer, request: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +91,9 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not break the frames
     sys.path.extend(sys.argv[2:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answer = load(sys.argv[1])
+    answer, memory = load(sys.argv[1])
     with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_frame(replies, {"ready": True})

@@ -12,7 +12,19 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 # from left to right: nothing imports to the right of itself
 ORDER = ("verigym.tasks", "verigym.verifiers", "verigym.envs", "verigym.agents", "verigym")
-HEAVY = ("torch", "transformers", "datasets", "sympy", "math_verify", "jsonschema", "pandas", "tyro", "rich", "yaml")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "sympy",
+    "math_verify",
+    "jsonschema",
+    "pandas",
+    "tyro",
+    "rich",
+    "yaml",
+    "trl",
+)
 
 
 def packages_on_disk():
