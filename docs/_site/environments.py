@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import runpy
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,13 @@ ROWS = Path(__file__).with_name("rows")
 REFUSED = "More could not be played where this was built"
 MADE_UP = "A made-up task in the shape of the data set."
 SHOWN = 2500  # characters of a message
+# What environments of other packages are made with here, and whose module says what they are.
+OTHERS: dict[str, dict[str, Any]] = {
+    "verigym/TextArena-v0": {"game": "GuessTheNumber-v0"},
+    "verigym/GEM-v0": {"game": "game:GuessTheNumber-v0-easy"},
+    "verigym/PrimeVerifiers-v0": {"environment": "tests/prime_world.py"},
+}
+_APART = Path(sys.prefix) / "other-worlds" / "bin" / "python"  # see the Makefile
 _ARGUMENT = re.compile(r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", re.MULTILINE)
 
 
@@ -43,11 +51,11 @@ def _name(env_id: str) -> str:
 
 
 def _page(env_id: str, needed: Mapping[str, Any], data: Path) -> str:
-    kwargs = gym.spec(env_id).kwargs
-    factory = _factory(kwargs["task_set"])
-    about = inspect.cleandoc(import_module(factory.__module__).__doc__ or "")
+    task_set = gym.spec(env_id).kwargs.get("task_set")
+    factory = _factory(task_set) if task_set else None
+    about = inspect.cleandoc(import_module(factory.__module__ if factory else _kind(env_id).__module__).__doc__ or "")
     first, _, rest = about.partition("\n\n")
-    given, origin = _given(kwargs["task_set"], needed, data)
+    given, origin = _given(task_set, needed, data) if task_set else _given_other(env_id)
     parts = [f"# {_name(env_id)}", first, _usage(env_id, needed)]
     try:
         with gym.make(env_id, **given) as env:
@@ -72,8 +80,18 @@ def _given(task_set: str, needed: Mapping[str, Any], data: Path) -> tuple[dict[s
     return {"source": str(source)}, MADE_UP
 
 
+def _given_other(env_id: str) -> tuple[dict[str, Any], str]:
+    """The keyword arguments with which an environment of another package is played here, in its own interpreter."""
+    given = dict(OTHERS[env_id])
+    if "environment" in given:
+        given["environment"] = str(ROOT / given["environment"])
+    if env_id != "verigym/TextArena-v0" and _APART.exists():
+        given["python"] = str(_APART)
+    return given, "The first task of seed 0."
+
+
 def _usage(env_id: str, needed: Mapping[str, Any]) -> str:
-    own = {"dataset": "chain_sum"} if "dataset" in needed else {}
+    own = {"dataset": "chain_sum"} if "dataset" in needed else OTHERS.get(env_id, {})
     options = {**own, **({"source": "my.jsonl"} if env_id == "verigym/Custom-v0" else {})}
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
     return f'    gym.make("verigym:{env_id}"{arguments})'
@@ -90,7 +108,7 @@ def _facts(env: TextEnv, origin: str) -> str:
     )
     rows = [
         ("class", f"[`{kind.__name__}`](../../{path}#{kind.__name__})"),
-        ("verifier", f"[`{_verifier_name(env)}`](../verifiers.md)"),
+        ("verifier", _verifier(env)),
         ("turns of the agent", f"at most {budget.turns}"),
         ("tokens", f"at most {tokens}" if tokens else "no limit"),
         ("chance score", "counted on the data set" if counted else f"{env.chance:.4g}"),
@@ -98,9 +116,11 @@ def _facts(env: TextEnv, origin: str) -> str:
     return "\n".join(["| what | here |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _verifier_name(env: TextEnv) -> str:
-    default = inspect.signature(type(env).__init__).parameters["verifier"].default
-    return str(gym.spec(env.spec.id).kwargs.get("verifier", default))
+def _verifier(env: TextEnv) -> str:
+    named = inspect.signature(type(env).__init__).parameters.get("verifier")
+    if named is None:
+        return "the environment's own"
+    return f"[`{gym.spec(env.spec.id).kwargs.get('verifier', named.default)}`](../verifiers.md)"
 
 
 def _asked(env: TextEnv, origin: str) -> Iterator[str]:
@@ -172,16 +192,20 @@ def _folded(title: str, text: str, language: str) -> str:
 
 def _options(env_id: str, factory: Any) -> str:
     """The keyword arguments of `gym.make`: those of the class and of the task set, with their defaults here."""
-    spec = gym.spec(env_id)
-    module, _, attribute = str(spec.entry_point).partition(":")
-    kind = getattr(import_module(module), attribute)
+    spec, kind = gym.spec(env_id), _kind(env_id)
     meanings = {**_COMMON, **{name: text for base in reversed(kind.__mro__) for name, text in _meanings(base)}}
-    own, of_tasks = _parameters(kind.__init__), _parameters(factory)
+    own, of_tasks = _parameters(kind.__init__), _parameters(factory) if factory else {}
     rows = [(name, default, meanings[name]) for name, default in own.items()]
     rows += [(name, default, "of the task set: see below") for name, default in of_tasks.items() if name not in own]
     cells = [(name, _value(spec.kwargs.get(name, default)), _cell(text)) for name, default, text in rows]
     head = ["| option | default | meaning |", "|---|---|---|"]
     return "\n".join([*head, *(f"| `{name}` | {value} | {text} |" for name, value, text in cells)])
+
+
+def _kind(env_id: str) -> Any:
+    """The class of an environment."""
+    module, _, attribute = str(gym.spec(env_id).entry_point).partition(":")
+    return getattr(import_module(module), attribute)
 
 
 _COMMON = {
