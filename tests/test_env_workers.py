@@ -99,6 +99,16 @@ def test_episodes_of_a_lost_worker_are_played_again_and_none_is_lost_or_doubled(
     assert workers.lost == lost + 1
 
 
+def test_workers_that_are_all_lost_before_an_episode_are_replaced(agent: LocalAgent, workers: EnvWorkers) -> None:
+    quiet, lost = play(agent, None, snapshots=True), workers.lost
+    for number in range(2):
+        kill(workers, number)
+    played = play(agent, workers, snapshots=True)
+    # what else is in a batch changes the last digits of log-probabilities
+    assert [row | {"logprobs": None} for row in plain(played)] == [row | {"logprobs": None} for row in plain(quiet)]
+    assert workers.lost == lost + 2
+
+
 def test_an_environment_that_was_idle_when_its_worker_was_lost_is_made_again(workers: EnvWorkers) -> None:
     env = workers.make(SPECS[0])
     first, lost = env.reset(seed=3), workers.lost
