@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
+from verigym.agents._portable import portable
 from verigym.envs.mixture import EnvSpec
 
 
@@ -35,7 +35,7 @@ class EnvActor:
         try:
             return cloudpickle.dumps(getattr(self, method)(*arguments))  # type: ignore[no-any-return]
         except BaseException as error:
-            raise _portable(error) from None
+            raise portable(error) from None
 
     def open(self, number: int, spec: EnvSpec) -> frozenset[str]:
         """Makes an environment; which of the optional attributes `tasks` and `snapshot` it has."""
@@ -68,14 +68,3 @@ class EnvActor:
     def _answer(self, number: int, given: tuple[Any, ...]) -> Answer:
         left = getattr(self._envs[number].unwrapped, "tokens_left", lambda: None)()
         return Answer(given, left)
-
-
-def _portable(error: BaseException) -> Exception:
-    """An exception that can be raised in another process; many of those whose constructors have several arguments can
-    be pickled, and not unpickled."""
-    try:
-        if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    except Exception:  # whatever a class does when it is pickled
-        pass
-    return RuntimeError(f"{type(error).__name__}: {error}")
