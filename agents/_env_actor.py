@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from verigym.agents._portable import portable
 from verigym.envs.mixture import EnvSpec
 
 
@@ -25,6 +26,16 @@ class EnvActor:
 
     def __init__(self) -> None:
         self._envs: dict[int, gym.Env[str, str]] = {}
+
+    def call(self, method: str, *arguments: Any) -> bytes:
+        """What a method of this class gives, pickled. Raises what it raises, or what that says where it cannot be sent:
+        nothing that an environment gives or raises is taken for a loss of this worker, or ends it."""
+        from ray import cloudpickle
+
+        try:
+            return cloudpickle.dumps(getattr(self, method)(*arguments))  # type: ignore[no-any-return]
+        except BaseException as error:
+            raise portable(error) from None
 
     def open(self, number: int, spec: EnvSpec) -> frozenset[str]:
         """Makes an environment; which of the optional attributes `tasks` and `snapshot` it has."""

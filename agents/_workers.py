@@ -20,7 +20,7 @@ class Call:
     function: Callable[[], Any]
     started: float = 0.0
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     ended: bool = False
     submitted: float = field(default_factory=time.monotonic)
     activity: Activity = field(default_factory=Activity)
@@ -117,7 +117,7 @@ class Workers:
             current.set(call.activity)
             try:
                 result = call.function()
-            except Exception as raised:  # whatever an environment raises is its episode's infrastructure error
+            except BaseException as raised:  # whatever an environment raises is its episode's infrastructure error
                 error = raised
             moved()
             with self._lock:

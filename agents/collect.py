@@ -114,9 +114,9 @@ class Collector:
         return self._ids
 
     def _require_snapshots(self) -> None:
-        for index, spec in enumerate(self.pool.specs):
-            env = self.pool.acquire(index)
-            self.pool.give_back(index, env)
+        for spec in self.pool.specs:
+            env = spec.make()  # in this process: a worker may be lost
+            env.close()
             if not hasattr(env.unwrapped, "snapshot"):
                 raise ConfigError(f"{spec.id} cannot be forked: it has no method snapshot()")
 
@@ -291,7 +291,7 @@ class Collection:
         again.lost = live.lost + 1
         self.waiting.appendleft(again)
 
-    def _fail(self, live: Live, error: Exception) -> None:
+    def _fail(self, live: Live, error: BaseException) -> None:
         """The environment broke: its episode is unscorable, and it is not used again."""
         live.given_up = True
         if live.env is not None:

@@ -82,19 +82,20 @@ class EnvWorkers:
     def ask(self, worker: _Worker, method: str, *arguments: Any) -> Any:
         """A worker's answer. Raises what the environment raises, and EnvLostError if the worker is lost."""
         try:
-            return self._ray.get(getattr(worker.actor, method).remote(*arguments))
+            answer = self._ray.get(worker.actor.call.remote(method, *arguments))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
             self._replace(worker, first_line(error))
             raise EnvLostError(f"environment worker {worker.number} was lost: {first_line(error)}") from None
+        return self._ray.cloudpickle.loads(answer)
 
     def shut(self, worker: _Worker, number: int) -> None:
         """Closes an environment, without waiting for it."""
         with self._lock:
             worker.open -= 1
             if not (worker.lost or self._closed):
-                worker.actor.close.remote(number)
+                worker.actor.call.remote("close", number)
 
     def close(self) -> None:
         with self._lock:

@@ -71,6 +71,8 @@ class Troubled(Counting):
         if self.troubled:
             if self.trouble == "step":
                 raise RuntimeError("no step today")
+            if self.trouble == "exit":
+                sys.exit("no step today")
             if self.trouble == "hang":
                 self.released.wait()
             if self.trouble == "slow":
@@ -261,7 +263,7 @@ def test_overlapped_plays_the_same_tasks_with_the_same_seeds(make_collector: Cal
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("trouble", ["reset", "step", "hang", "nonsense", "messages"])
+@pytest.mark.parametrize("trouble", ["reset", "step", "exit", "hang", "nonsense", "messages"])
 def test_a_broken_environment_loses_only_its_own_episodes(
     agent: LocalAgent, make_collector: Callable[..., Collector], trouble: str, deterministic: bool
 ) -> None:
@@ -276,8 +278,9 @@ def test_a_broken_environment_loses_only_its_own_episodes(
             check_columns(agent, episode)
             assert episode.terminated
     reasons = {episode.verdict.reason for episode in episodes if episode.group_id == 2}
-    expected = {"reset": "no reset today", "step": "no step today", "hang": "no answer within 0.5 s"}.get(trouble, "")
-    assert all("test/Troubled" in reason and expected in reason for reason in reasons)
+    expected = {"reset": "no reset today", "step": "no step today", "hang": "no answer within 0.5 s"}
+    expected |= {"exit": "SystemExit: no step today"}
+    assert all("test/Troubled" in reason and expected.get(trouble, "") in reason for reason in reasons)
     assert agent.engine.pending == 0
     assert not agent.engine._paused
     again = collector.collect(plans(4))  # the workers and the engine are fit for more

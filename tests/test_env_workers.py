@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 
+import gymnasium as gym
 import pytest
 import torch
 
@@ -96,6 +99,16 @@ def test_episodes_of_a_lost_worker_are_played_again_and_none_is_lost_or_doubled(
     assert workers.lost == lost + 1
 
 
+def test_workers_that_are_all_lost_before_an_episode_are_replaced(agent: LocalAgent, workers: EnvWorkers) -> None:
+    quiet, lost = play(agent, None, snapshots=True), workers.lost
+    for number in range(2):
+        kill(workers, number)
+    played = play(agent, workers, snapshots=True)
+    # what else is in a batch changes the last digits of log-probabilities
+    assert [row | {"logprobs": None} for row in plain(played)] == [row | {"logprobs": None} for row in plain(quiet)]
+    assert workers.lost == lost + 2
+
+
 def test_an_environment_that_was_idle_when_its_worker_was_lost_is_made_again(workers: EnvWorkers) -> None:
     env = workers.make(SPECS[0])
     first, lost = env.reset(seed=3), workers.lost
@@ -130,6 +143,56 @@ def test_an_episode_that_ends_its_worker_again_and_again_is_an_infrastructure_er
 def test_what_an_environment_raises_is_raised_as_it_is(workers: EnvWorkers) -> None:
     with pytest.raises(UnknownNameError, match="no environment 'verigym/Clculator-v0'; did you mean"):
         workers.make(EnvSpec("verigym/Clculator-v0"))
+
+
+class TwoWords(Exception):  # noqa: N818 - many clients of servers have one like this
+    """Can be pickled, and not unpickled."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+class Troubled(gym.Env[str, str]):
+    """Raises or gives what cannot be sent from one process to another."""
+
+    def __init__(self, trouble: str) -> None:
+        self.trouble = trouble
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[str, dict]:
+        if self.trouble == "exit":
+            sys.exit("I am done")
+        if self.trouble == "raise":
+            raise TwoWords("no", "answer")
+        return "hello", {"given": {"lock": threading.Lock(), "error": TwoWords("no", "answer")}[self.trouble]}
+
+
+class TroubledSpec(EnvSpec):
+    def make(self) -> Troubled:
+        return Troubled(**self.kwargs)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("raise", "TwoWords: no answer"),
+        ("exit", "SystemExit: I am done"),
+        ("lock", r"cannot pickle '_thread\.lock' object"),
+        ("error", r"TwoWords\.__init__\(\) missing"),
+    ],
+)
+def test_what_cannot_be_sent_costs_its_own_episode_and_no_worker(workers: EnvWorkers, trouble: str, said: str) -> None:
+    import ray
+
+    module, lost = sys.modules[__name__], workers.lost
+    ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import this file
+    try:
+        env = workers.make(TroubledSpec("test/Troubled", kwargs={"trouble": trouble}))
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(module)
+    with pytest.raises((RuntimeError, TypeError), match=said):
+        env.reset(seed=0)
+    env.close()
+    assert workers.lost == lost
 
 
 def test_workers_without_room_are_told(cluster: None, workers: EnvWorkers) -> None:

@@ -334,6 +334,22 @@ def test_actors_that_die_again_and_again_end_in_one_clear_line(sent_as_it_stands
         RayEngine(_die, checkpoint, RayConfig(actors=1), dtype=torch.float32)
 
 
+class TwoWords(Exception):  # noqa: N818
+    """Can be pickled, and not unpickled, as what some clients of model hubs raise."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def _refuse(_: str) -> Engine:
+    raise TwoWords("no", "model")
+
+
+def test_what_an_actor_raises_and_cannot_send_is_no_loss(sent_as_it_stands: None, checkpoint: Path) -> None:
+    with pytest.raises(EngineError, match=r"^a Ray actor failed: TwoWords: no model$"):
+        RayEngine(_refuse, checkpoint, RayConfig(actors=1), dtype=torch.float32)
+
+
 @pytest.mark.slow
 def test_what_an_actors_engine_refuses_is_said_as_it_says_it(cluster: None, tmp_path: Path) -> None:
     config = MistralConfig(vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1, sliding_window=8)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from verigym.agents._portable import portable
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Held, first_line
 from verigym.tasks.errors import ConfigError, EngineError
@@ -137,6 +138,14 @@ class EngineActor:
     """Holds one engine in a process of its own. The calls that it is sent run one after the other."""
 
     engine: Engine
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of this class gives. Raises what it raises, or what that says where it cannot be sent: an error
+        is not taken for a loss of this actor."""
+        try:
+            return getattr(self, method)(*arguments)
+        except BaseException as error:
+            raise portable(error) from None
 
     def start(self, make: Callable[[str], Engine], checkpoint: Checkpoint) -> Started:
         self.engine = checkpoint.load(make)

@@ -224,7 +224,7 @@ class RayEngine(Engine):
 
     def _call(self, seat: _Seat, method: str, *arguments: Any) -> None:
         serial = self._updates[-1].serial if method == "take" else seat.serial
-        seat.call = _Call(getattr(seat.actor, method).remote(*arguments), method, serial, time.monotonic())
+        seat.call = _Call(seat.actor.call.remote(method, *arguments), method, serial, time.monotonic())
 
     def _advance(self) -> None:
         for seat in self._seats:
