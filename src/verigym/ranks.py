@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -37,12 +39,14 @@ class Team:
     """The ranks of a run. Calls that rank 0 makes of what is `led` are made on every rank, in the same order.
 
     While entered, the ranks are connected: over NCCL where the learner is on GPUs, each rank on its machine's GPU of
-    the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home.
+    the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home; if it fails in the middle of a
+    call, they know by losing it.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device, self.ranks = device, ALONE
         self._led: dict[str, Callable[..., Any]] = {}
+        self._calling = False  # a call is not at its end
 
     def __enter__(self) -> Team:
         if world_size() == 1:
@@ -61,8 +65,9 @@ class Team:
             return
         if error is None:
             dist.destroy_process_group()
-        elif self.ranks.rank == 0 and not isinstance(error, _LostError):
-            self.tell(None)
+        elif self.ranks.rank == 0 and not self._calling:  # who is in the middle of a call listens to nothing else
+            with suppress(_LostError):
+                self.tell(None)
 
     def tell(self, what: Any) -> None:
         """Sends the others what they `hear`; alone, to nobody."""
@@ -86,8 +91,11 @@ class Team:
                 setattr(target, method, partial(self._call, name))
 
     def _call(self, name: str, *arguments: Any) -> Any:
+        self._calling = True
         self.tell((name, arguments))
-        return self._reach(partial(self._led[name], *arguments))
+        result = self._reach(partial(self._led[name], *arguments))
+        self._calling = False
+        return result
 
     def follow(self) -> Any:
         """Makes the calls that rank 0 makes, until it ends; returns what it ends with."""
@@ -109,9 +117,14 @@ class Team:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
             raise _LostError(
-                f"rank {self.ranks.rank} has lost another rank, whose own lines say why "
-                f"({str(error).splitlines()[0][-100:]}); go on from the last checkpoint with --resume"
+                f"another rank is lost, whose own lines say why ({_reason(error)}); go on from the last checkpoint "
+                "with --resume"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What gloo says, without the place in its code and what follows."""
+    return re.sub(r"^(\[\S*\] *)+", "", str(error)).partition(". ")[0].splitlines()[0]
 
 
 class _LostError(RunError):
