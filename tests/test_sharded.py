@@ -221,6 +221,10 @@ def test_what_ranks_cannot_share_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match=r"WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"
+    ):
+        train(small(tmp_path, tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"engine\.kind vllm takes over torch\.distributed"):
         refuse_unshared(small(tmp_path, tmp_path / "run", deterministic=False, engine={"kind": "vllm"}))
     assert main(["sft", "--output", str(tmp_path / "model")]) == 2

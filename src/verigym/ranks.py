@@ -51,6 +51,7 @@ class Team:
     def __enter__(self) -> Team:
         if world_size() == 1:
             return self
+        _refuse_missing_variables()
         backend = "gloo"
         if self.device == "cuda":
             _take_gpu(int(os.environ["LOCAL_RANK"]))
@@ -129,6 +130,15 @@ def _reason(error: Exception) -> str:
 
 class _LostError(RunError):
     """A rank that does not answer."""
+
+
+def _refuse_missing_variables() -> None:
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {world_size()}, but {', '.join(missing)} is not set: start several processes with "
+            "torchrun, or one with WORLD_SIZE unset"
+        )
 
 
 def _take_gpu(number: int) -> None:
