@@ -1,6 +1,6 @@
-"""`torchrun sharded_fault.py RANK error|kill train ...`: the command line, in which a rank fails in its second update.
+"""`torchrun sharded_fault.py RANK error|kill|ask train ...`: the command line, in which a rank fails, or is asked.
 
-The others are in the middle of the same update then.
+That is in its second update; the others are in the middle of the same one then.
 """
 
 import os
@@ -18,9 +18,9 @@ update, calls = GRPO.update, count(1)
 
 def fail(self: GRPO, *arguments: Any) -> dict[str, float]:
     if next(calls) == 2:
-        if sys.argv[2] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise RunError("its disk is full")
+        if sys.argv[2] == "error":
+            raise RunError("its disk is full")
+        os.kill(os.getpid(), signal.SIGKILL if sys.argv[2] == "kill" else signal.SIGQUIT)
     return update(self, *arguments)
 
 

@@ -204,6 +204,14 @@ def test_a_fault_on_one_rank_ends_all_with_a_line_that_says_so(
 
 
 @pytest.mark.slow
+def test_a_rank_that_is_asked_says_what_it_waits_for_and_goes_on(warm_start: Path, tmp_path: Path) -> None:
+    recipe = write(small(warm_start, tmp_path / "run", steps=2, eval_every=0), tmp_path / "recipe.yaml")
+    status, _, errors = torchrun(HERE / "sharded_fault.py", 1, "ask", "train", recipe)
+    assert status == 0, errors
+    assert errors.count("what the run waits for") == 1
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_of_two_ranks_leaves_a_checkpoint(warm_start: Path, tmp_path: Path) -> None:
     config = small(warm_start, tmp_path / "run", steps=500, checkpoint_every=500, eval_every=0)
     process = start("-m", "verigym.cli", "train", write(config, tmp_path / "recipe.yaml"))

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from verigym.agents.learners.sharding import ALONE, Ranks
 from verigym.config import TrainConfig
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, RunError
 
 # A rank that the others have waited for so long, in the middle of a call, is taken for lost.
@@ -75,6 +76,7 @@ class Team:
         if self.ranks.size > 1:
             self._reach(partial(dist.broadcast_object_list, [what], src=0, group=self._calls))
 
+    @doing("waiting", "for rank 0")
     def hear(self) -> Any:
         """What rank 0 tells. Raises SystemExit if it has given the run up: it says why."""
         told: list[Any] = [None]
@@ -104,7 +106,8 @@ class Team:
             name, arguments = self.hear()
             if name is None:
                 return arguments
-            self._reach(partial(self._led[name], *arguments))
+            with doing(name, "with the other ranks"):
+                self._reach(partial(self._led[name], *arguments))
 
     def end(self, result: Any) -> None:
         """Sends the others home with a result."""
