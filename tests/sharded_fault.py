@@ -1,4 +1,7 @@
-"""`torchrun sharded_fault.py error|kill train ...`: the command line, in which rank 1 fails in its second update."""
+"""`torchrun sharded_fault.py RANK error|kill|ask train ...`: the command line, in which a rank fails, or is asked.
+
+That is in its second update; the others are in the middle of the same one then.
+"""
 
 import os
 import signal
@@ -15,12 +18,12 @@ update, calls = GRPO.update, count(1)
 
 def fail(self: GRPO, *arguments: Any) -> dict[str, float]:
     if next(calls) == 2:
-        if sys.argv[1] == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise RunError("its disk is full")
+        if sys.argv[2] == "error":
+            raise RunError("its disk is full")
+        os.kill(os.getpid(), signal.SIGKILL if sys.argv[2] == "kill" else signal.SIGQUIT)
     return update(self, *arguments)
 
 
-if os.environ["RANK"] == "1":
+if os.environ["RANK"] == sys.argv[1]:
     GRPO.update = fail
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[3:]))

@@ -35,7 +35,7 @@ NAMES = [
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1, "max_tokens_per_turn": 8})
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
+def start(*arguments: str | int | Path) -> subprocess.Popen[str]:
     """A script or, after -m, a module on two ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -43,7 +43,7 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen([str(part) for part in command], env=environment, text=True, **pipes)
 
 
-def torchrun(*arguments: str | Path) -> tuple[int, str, str]:
+def torchrun(*arguments: str | int | Path) -> tuple[int, str, str]:
     """Exit status and output of what was started."""
     process = start(*arguments)
     output, errors = process.communicate()
@@ -185,15 +185,30 @@ def test_two_ranks_learn_while_the_engine_plays(warm_start: Path, tmp_path: Path
     assert all(row["critic_grad_norm"] > 0 and row["skipped_steps"] == 0 for row in rows)
 
 
-@pytest.mark.parametrize("fault", ["error", pytest.param("kill", marks=pytest.mark.slow)])
-def test_a_fault_on_one_rank_ends_all_with_a_line_that_says_so(warm_start: Path, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("rank", "fault"), [(0, "error"), (1, "error"), pytest.param(1, "kill", marks=pytest.mark.slow)]
+)
+def test_a_fault_on_one_rank_ends_all_with_a_line_that_says_so(
+    warm_start: Path, tmp_path: Path, rank: int, fault: str
+) -> None:
     recipe = write(small(warm_start, tmp_path / "run", steps=100), tmp_path / "recipe.yaml")
-    status, _, errors = torchrun(HERE / "sharded_fault.py", fault, "train", recipe)
+    status, _, errors = torchrun(HERE / "sharded_fault.py", rank, fault, "train", recipe)
     assert status != 0
-    lines = [line for line in errors.splitlines() if line.startswith("verigym train: ")]
-    assert [line for line in lines if "rank 0 has lost another rank, whose own lines say why" in line]
-    assert (fault == "kill") != ("verigym train: rank 1: its disk is full" in lines)
+    names = ["verigym train: ", "verigym train: rank 1: "]  # rank 0 speaks for the run
+    lines = errors.splitlines()
+    assert [
+        line for line in lines if line.startswith(f"{names[1 - rank]}another rank is lost, whose own lines say why")
+    ]
+    assert (fault == "error") == (f"{names[rank]}its disk is full" in lines)
     assert RunFolder(tmp_path / "run").has_checkpoint()
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_asked_says_what_it_waits_for_and_goes_on(warm_start: Path, tmp_path: Path) -> None:
+    recipe = write(small(warm_start, tmp_path / "run", steps=2, eval_every=0), tmp_path / "recipe.yaml")
+    status, _, errors = torchrun(HERE / "sharded_fault.py", 1, "ask", "train", recipe)
+    assert status == 0, errors
+    assert errors.count("what the run waits for") == 1
 
 
 @pytest.mark.slow
@@ -214,6 +229,10 @@ def test_what_ranks_cannot_share_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match=r"WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"
+    ):
+        train(small(tmp_path, tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"engine\.kind vllm takes over torch\.distributed"):
         refuse_unshared(small(tmp_path, tmp_path / "run", deterministic=False, engine={"kind": "vllm"}))
     assert main(["sft", "--output", str(tmp_path / "model")]) == 2

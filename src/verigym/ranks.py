@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -15,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from verigym.agents.learners.sharding import ALONE, Ranks
 from verigym.config import TrainConfig
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, RunError
 
 # A rank that the others have waited for so long, in the middle of a call, is taken for lost.
@@ -37,16 +40,19 @@ class Team:
     """The ranks of a run. Calls that rank 0 makes of what is `led` are made on every rank, in the same order.
 
     While entered, the ranks are connected: over NCCL where the learner is on GPUs, each rank on its machine's GPU of
-    the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home.
+    the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home; if it fails in the middle of a
+    call, they know by losing it.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device, self.ranks = device, ALONE
         self._led: dict[str, Callable[..., Any]] = {}
+        self._calling = False  # a call is not at its end
 
     def __enter__(self) -> Team:
         if world_size() == 1:
             return self
+        _refuse_missing_variables()
         backend = "gloo"
         if self.device == "cuda":
             _take_gpu(int(os.environ["LOCAL_RANK"]))
@@ -61,14 +67,16 @@ class Team:
             return
         if error is None:
             dist.destroy_process_group()
-        elif self.ranks.rank == 0 and not isinstance(error, _LostError):
-            self.tell(None)
+        elif self.ranks.rank == 0 and not self._calling:  # who is in the middle of a call listens to nothing else
+            with suppress(_LostError):
+                self.tell(None)
 
     def tell(self, what: Any) -> None:
         """Sends the others what they `hear`; alone, to nobody."""
         if self.ranks.size > 1:
             self._reach(partial(dist.broadcast_object_list, [what], src=0, group=self._calls))
 
+    @doing("waiting", "for rank 0")
     def hear(self) -> Any:
         """What rank 0 tells. Raises SystemExit if it has given the run up: it says why."""
         told: list[Any] = [None]
@@ -86,8 +94,11 @@ class Team:
                 setattr(target, method, partial(self._call, name))
 
     def _call(self, name: str, *arguments: Any) -> Any:
+        self._calling = True
         self.tell((name, arguments))
-        return self._reach(partial(self._led[name], *arguments))
+        result = self._reach(partial(self._led[name], *arguments))
+        self._calling = False
+        return result
 
     def follow(self) -> Any:
         """Makes the calls that rank 0 makes, until it ends; returns what it ends with."""
@@ -95,7 +106,8 @@ class Team:
             name, arguments = self.hear()
             if name is None:
                 return arguments
-            self._reach(partial(self._led[name], *arguments))
+            with doing(name, "with the other ranks"):
+                self._reach(partial(self._led[name], *arguments))
 
     def end(self, result: Any) -> None:
         """Sends the others home with a result."""
@@ -109,13 +121,27 @@ class Team:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
             raise _LostError(
-                f"rank {self.ranks.rank} has lost another rank, whose own lines say why "
-                f"({str(error).splitlines()[0][-100:]}); go on from the last checkpoint with --resume"
+                f"another rank is lost, whose own lines say why ({_reason(error)}); go on from the last checkpoint "
+                "with --resume"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What gloo says, without the place in its code and what follows."""
+    return re.sub(r"^(\[\S*\] *)+", "", str(error)).partition(". ")[0].splitlines()[0]
 
 
 class _LostError(RunError):
     """A rank that does not answer."""
+
+
+def _refuse_missing_variables() -> None:
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {world_size()}, but {', '.join(missing)} is not set: start several processes with "
+            "torchrun, or one with WORLD_SIZE unset"
+        )
 
 
 def _take_gpu(number: int) -> None:

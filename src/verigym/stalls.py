@@ -46,20 +46,21 @@ class StallWatch(ContextDecorator):
     """While entered, SIGQUIT has the report written to standard error, and so has a time in which nothing moves.
 
     The run goes on. With `folder`, a run's, it is also added to the `stalls.txt` there. After the first time in which
-    nothing moved, one twice as long is told again, and so on. Also a decorator.
+    nothing moved, one twice as long is told again, and so on; with `asked_only`, of a process that others give its
+    work, none is. Also a decorator.
 
     A thread of its own writes, so that a main thread that hangs in native code is told of too. Outside the main thread
     of the process, where Python delivers no signals, and where the system has no SIGQUIT, it only watches.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder, self._main = folder, Activity()
+    def __init__(self, folder: Path | None = None, *, asked_only: bool = False) -> None:
+        self._folder, self._asked_only, self._main = folder, asked_only, Activity()
         self._thread = threading.Thread(target=self._watch, name="verigym-stall-watch", daemon=True)
         self._previous: Any = None
         self._wakes = False
 
     def _recreate_cm(self) -> StallWatch:
-        return StallWatch(self._folder)
+        return StallWatch(self._folder, asked_only=self._asked_only)
 
     def __enter__(self) -> StallWatch:
         self._entered = threading.current_thread()
@@ -108,6 +109,8 @@ class StallWatch(ContextDecorator):
                 return
             if asked and signal.SIGQUIT in asked:
                 self._tell("what the run waits for")
+            if self._asked_only:
+                continue
             still = patience.still(activity.moves(), 0.0 if asked else tick, longer=self._is_silent())
             if still is not None:
                 self._tell(f"nothing moved for {seconds(still)}: no token, no environment, no learner")

@@ -82,8 +82,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
 def _follow(team: Team) -> Run:
     """A run that another rank leads."""
     try:
-        Part(team.hear(), team)
-        run: Run = team.follow()
+        with StallWatch(asked_only=True):  # rank 0 sees whether anything moves
+            Part(team.hear(), team)
+            run: Run = team.follow()
         return run
     except VerigymError as error:
         raise type(error)(f"rank {team.ranks.rank}: {error}") from error
