@@ -70,6 +70,14 @@ def test_envs_lists_every_id(capsys):
     assert all(env_id in out for env_id in ours)
 
 
+def test_envs_are_one_json_list_for_machines(capsys):
+    assert main(["envs", "--json"]) == 0
+    rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == list(registered_ids())
+    values = {"task_set": "calculator", "split": "train", "turns": 4, "tools": ["calculator"], "plugin": None}
+    assert rows[CALCULATOR] == {"id": CALCULATOR, **values}
+
+
 # validate
 
 
@@ -94,6 +102,16 @@ def test_validate_takes_split_limit_and_options(capsys):
     out = capsys.readouterr().out
     assert "calculator/test: 7 of 7 gold answers verify" in out
     assert "random call" in out
+
+
+def test_validate_gives_one_json_object_for_machines(tmp_path, capsys):
+    rows = [{"problem": "?", "answer": answer, "unique_id": name} for name, answer in (("good", "3"), ("odd", "{{"))]
+    source = write(tmp_path / "rows.jsonl", rows)
+    assert main(["validate", "verigym/MATH500-v0", "--source", source, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["env"], found["golds"], found["valid"]) == ("verigym/MATH500-v0", 2, False)
+    assert [(failure["task_id"], failure["outcome"]) for failure in found["failures"]] == [("odd", "unparseable")]
+    assert found["null_rewards"]["empty"] == 0.0
 
 
 def test_validate_lists_the_golds_that_fail_with_the_reason_and_ends_with_status_one(tmp_path, capsys):

@@ -16,7 +16,9 @@ from verigym.agents.episode import Episode, derive_seed
 from verigym.agents.learners.sft import SFT
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import SFTConfig
+from verigym.stalls import StallWatch
 from verigym.task_sampler import TaskSampler
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError
 
 _SCAFFOLDING_SAMPLES = 64
@@ -31,6 +33,7 @@ class SupervisedRun:
     tokens: int
 
 
+@StallWatch()
 def sft(
     config: SFTConfig, on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
 ) -> SupervisedRun:
@@ -48,10 +51,11 @@ def sft(
     model, tokenizer, chat = starting_point(config)
     episodes = _play(config, chat, config.demonstrations)
     learner, tokens, loss = SFT(model, lr=config.lr), 0, 0.0
-    for step, batch in enumerate(_batches(config, len(episodes))):
-        metrics = learner.update([episodes[index] for index in batch])
-        tokens, loss = tokens + int(metrics["tokens"]), metrics["loss"]
-        on_step(step + 1, metrics)
+    with doing("learning"):
+        for step, batch in enumerate(_batches(config, len(episodes))):
+            metrics = learner.update([episodes[index] for index in batch])
+            tokens, loss = tokens + int(metrics["tokens"]), metrics["loss"]
+            on_step(step + 1, metrics)
     save_checkpoint(output, model, tokenizer)
     return SupervisedRun(output, loss, tokens)
 
@@ -74,7 +78,8 @@ def _play(config: SFTConfig, chat: Chat, count: int) -> list[Episode]:
     """Demonstrations, one for each of the first tasks that the sampler draws."""
     sampler = TaskSampler(config.envs, derive_seed(config.seed, "demonstrations") % 2**31)
     plans, _ = sampler.plan(sampler.start, groups=count, group_size=1)
-    return demonstrations(chat, config.envs, plans)
+    with doing("demonstrating"):
+        return demonstrations(chat, config.envs, plans)
 
 
 def _batches(config: SFTConfig, count: int) -> Sequence[list[int]]:

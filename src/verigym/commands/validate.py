@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import tyro
@@ -13,6 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from verigym.cli import parse_options
 from verigym.commands._arguments import key_values
 from verigym.commands._environment import text_env
 from verigym.envs.text_env import TextEnv
@@ -39,6 +42,13 @@ class Validate:
     """Verify so many gold answers, spread evenly over the set (default: all)."""
     option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A keyword argument of the environment as key=value, such as level=3."""
+    json: bool = False
+    """Print the findings as one JSON object."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Validate:
+        """Its switch is a flag: `--json`."""
+        return parse_options(cls, "validate", arguments, flags=True)  # type: ignore[no-any-return]
 
     def run(self) -> int:
         """Prints the findings; returns the exit status."""
@@ -53,8 +63,19 @@ class Validate:
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
         env.close()
-        _show(self.id, env, found, time.perf_counter() - started)
+        if self.json:
+            print(json.dumps(_plain(self.id, env, found), indent=1))
+        else:
+            _show(self.id, env, found, time.perf_counter() - started)
         return 0 if found.ok else 1
+
+
+def _plain(env_id: str, env: TextEnv, found: Validation) -> dict[str, object]:
+    """The findings as JSON; the reward of a null policy that could not be judged is null."""
+    rewards = {name: None if math.isnan(reward) else reward for name, reward in found.null_rewards.items()}
+    source = {"env": env_id, "task_set": env.tasks.name, "split": env.tasks.split, "left_out": list(env.tasks.left_out)}
+    judged = {"null_rewards": rewards, "limit": found.limit, "earning": found.earning, "valid": found.ok}
+    return {**source, **asdict(found), **judged}
 
 
 def _show(env_id: str, env: TextEnv, found: Validation, seconds: float) -> None:
