@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from verigym.agents.endpoint import EndpointAgent
@@ -148,9 +149,9 @@ class RubricVerifier(Verifier):
         return Verdict.infra_error(f"the judge gave no scores in {attempt} tries: {problem}; it said {said!r}")
 
     def _verdict(self, scores: Sequence[int], reply: str, attempt: int) -> Verdict:
-        weights = [one.weight for one in self.criteria]
-        shares = [score / HIGHEST for score in scores]
-        reward = math.fsum(w * share for w, share in zip(weights, shares, strict=True)) / math.fsum(weights)
+        weights = [Fraction(one.weight) for one in self.criteria]
+        reached = sum(weight * score for weight, score in zip(weights, scores, strict=True))
+        reward = float(reached / (HIGHEST * sum(weights)))  # exact: nines for all reach a mark of 0.9
         outcome = Outcome.CORRECT if reward >= self.pass_mark else Outcome.WRONG
         named = {one.name: score for one, score in zip(self.criteria, scores, strict=True)}
         said = ", ".join(f"{name} {score}" for name, score in named.items())

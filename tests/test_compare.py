@@ -1,5 +1,6 @@
 """`verigym eval` of several models and environments: figures by hand, what is kept, and what is not played twice."""
 
+import io
 import json
 import os
 import re
@@ -19,13 +20,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from verigym.agents.endpoint import EndpointAgent
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.cli import COMMANDS, main
 from verigym.comparison import Evaluator
+from verigym.comparison_report import label_of, plot, tables
 from verigym.envs.mixture import EnvSpec
 from verigym.pairs import read_episodes
-from verigym.players import weights_of
+from verigym.players import EndpointPlayer, weights_of
 from verigym.results import vote_of
 from verigym.tasks.errors import ConfigError
 from verigym.verifiers import Outcome, Verdict
@@ -253,6 +257,36 @@ def test_the_table_tells_what_the_json_does_and_what_is_left_out(gold, capsys):
     assert "b[c]: no majority, no episode has an answer to vote on" in out
 
 
+def test_many_models_have_columns_that_fit_and_each_its_look(gold, tmp_path):
+    with serving(lambda model, question, n: boxed(gold[question])) as (url, _):
+        models = [f"model-{n}@{url}" for n in range(8)]
+        players = {model: EndpointPlayer(EndpointAgent(url, model)) for model in models}
+        specs = {text: EnvSpec(ARITHMETIC, kwargs={"split": "test"}) for text in ("one", "same")}
+        evaluator = Evaluator(players, specs, tmp_path, tasks=2, samples=4)
+        evaluator.play()
+        found = evaluator.compare()
+        evaluator.close()
+    shown = list(tables(found, 90))
+    assert [len(table.columns) - 1 for table in shown] == [2] * 8
+    console = Console(width=90, record=True, file=io.StringIO())
+    console.print(*shown)
+    text = console.export_text()
+    assert text.count("1.000 [0.342, 1.000]") >= 16
+    assert "0.000 [-0.658, +0.658]" in text
+    assert len({label_of(model) for model in models}) == 8
+    plot(found, tmp_path / "report.png")
+
+
+def test_an_environments_options_in_another_order_are_the_same_environment(gold, tmp_path):
+    with serving(lambda model, question, n: boxed(gold[question])) as (url, asked):
+        one, other = {"split": "test", "max_turns": 1}, {"max_turns": 1, "split": "test"}
+        specs = {"one": EnvSpec(ARITHMETIC, kwargs=one), "other": EnvSpec(ARITHMETIC, kwargs=other)}
+        evaluator = Evaluator({"m": EndpointPlayer(EndpointAgent(url, "m"))}, specs, tmp_path, tasks=2)
+        evaluator.play()
+        evaluator.close()
+    assert asked.total() == 2
+
+
 @pytest.mark.parametrize(
     ("verdict", "vote"),
     [
@@ -285,6 +319,7 @@ def test_code_has_no_majority_and_says_so(tmp_path, monkeypatch, capsys, gold):
     ("arguments", "problem"),
     [
         (["--env", ARITHMETIC], "missing: --model"),
+        (["--model", "m", "--env", ARITHMETIC, "--temperature", "nan"], "temperature must be a number"),
         (["--model", "m"], "missing: --env"),
         (["--model", "m", "--model", "m", "--env", ARITHMETIC], "--model m is given twice"),
         (["--model", "m", "--env", "verigym/Arithmetik-v0"], "did you mean 'verigym/Arithmetic-v0'?"),

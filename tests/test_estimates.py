@@ -92,7 +92,11 @@ def test_an_interval_is_the_same_for_the_same_seed_and_has_a_width_where_all_tas
     assert mean_over_tasks(values) == mean_over_tasks(values)
     assert mean_over_tasks([1.0] * 20) == mean_over_tasks([1.0] * 20, seed=5)
     all_right, none_differs = mean_over_tasks([1.0] * 20), paired_difference([1, 0] * 10, [1, 0] * 10)
-    assert (all_right.low, all_right.high) == wilson(20, 20)
+    assert (all_right.low, all_right.high) == pytest.approx(wilson(20, 20))
+    share = wilson(0, 1)[1]  # of one task that says .5, or that one model passes and the other does not
+    half, ahead = mean_over_tasks([0.5]), paired_difference([1.0], [0.0])
+    assert (half.low, half.high) == pytest.approx((0.5 - share / 2, 0.5 + share / 2))
+    assert (ahead.low, ahead.high) == (pytest.approx(1 - 2 * share), 1.0)
     assert (none_differs.low, none_differs.value, none_differs.high) == (-wilson(0, 20)[1], 0, wilson(0, 20)[1])
     with pytest.raises(ValueError, match="no task"):
         mean_over_tasks([])

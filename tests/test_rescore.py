@@ -121,6 +121,19 @@ def test_episodes_whose_end_no_verifier_saw_keep_their_verdict(checkpoint, tmp_p
     assert [(one.kept, one.new.outcome, one.new.reason) for one in found] == [(True, Outcome.INFRA_ERROR, "lost")] * 2
 
 
+def test_an_endpoints_episode_that_a_budget_of_tokens_ended_is_judged_again(checkpoint, tmp_path):
+    """An endpoint's turns bear no tokens; how many there were in all is known."""
+    spec = EnvSpec(CALCULATOR.id, kwargs={"split": "test", "max_tokens_per_episode": 6})
+    row = demonstrated(checkpoint, CALCULATOR, 1)[0].to_json()
+    assert row["messages"][2]["role"] == "tool"
+    row |= {"messages": row["messages"][:3], "turns": [[0, 0, 0.0, "stop", 6]], "usage": [10, 6], "mask": []}
+    row |= {"token_ids": [], "logprobs": [], "versions": [], "truncation": "tokens"}
+    row["verdict"] = {"reward": 1.0, "outcome": "correct", "reason": "taken for right", "components": {}}
+    run = written(tmp_path / "run", [spec], [Episode.from_json(row)] * 2)
+    found = list(rescore(run, verifiers.make("math")))
+    assert [(one.kept, one.new.outcome) for one in found] == [(False, Outcome.UNPARSEABLE)] * 2
+
+
 def test_what_an_evaluation_keeps_is_rescored_and_a_verifier_with_feedback_says_the_same_again(
     checkpoint, tmp_path, monkeypatch, capsys
 ):

@@ -86,6 +86,10 @@ def test_the_reward_is_the_weighted_mean_of_the_scores():
         assert verdict.reason == "the judge gives, of 10: right 10, kind 5"
         assert rubric(url, pass_mark=0.9).verify(ANSWER, TASK).outcome is Outcome.WRONG
         assert rubric(url).golds(TASK) == []
+    thirds = [{**criterion, "weight": 1 / 3} for criterion in (*CRITERIA, {**CRITERIA[0], "name": "short"})]
+    with judged_by(lambda body: reply(body, right=9, kind=9, short=9)) as url:
+        verdict = rubric(url, criteria=thirds, pass_mark=0.9).verify(ANSWER, TASK)
+    assert (verdict.reward, verdict.outcome) == (0.9, Outcome.CORRECT)  # no rounding stands between them
 
 
 def test_the_judge_reads_the_conversation_without_reasoning_and_the_target_only_if_told_to():

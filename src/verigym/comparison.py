@@ -13,7 +13,7 @@ from verigym.envs.mixture import EnvSpec
 from verigym.estimates import Estimate
 from verigym.interrupts import Interrupts
 from verigym.players import Player
-from verigym.results import Cell, Result, fingerprint
+from verigym.results import Cell, Result, fingerprint, name_of
 from verigym.scores import Scores, difference, score
 from verigym.stalls import StallWatch
 from verigym.task_sampler import evaluation_plans, task_ids
@@ -79,9 +79,10 @@ class Evaluator:
                     "env": {"id": spec.find(), "kwargs": dict(spec.kwargs)},
                     "seed": seed,
                 }
-                if repr(content) not in by_content:
-                    by_content[repr(content)] = Cell(self.folder, content)
-                self.cells[model, env] = by_content[repr(content)]
+                name = name_of(content)
+                if name not in by_content:
+                    by_content[name] = Cell(self.folder, content)
+                self.cells[model, env] = by_content[name]
 
     def missing(self, model: str, env: str) -> list[tuple[Key, Plan]]:
         """What was not played, or not judged, before."""

@@ -15,20 +15,31 @@ from verigym.scores import LEAST_MAJORITY, ladder
 
 _GREY = "#757e8c"  # reads on white and on black
 _COLORS = ("#4a7be0", "#d9742b", "#2f9e62", "#b04fc4", "#c9a227", "#2aa7b8")
+_MARKERS = ("o", "s", "^", "D", "v", "P")  # a model beyond the colors has the next one
+_NAME_WIDTH, _COLUMN_WIDTH = 36, 25
 
 
-def tables(comparison: Comparison) -> Iterator[Table]:
-    """A table for each environment: a column for each model, a row for each figure with its interval at 95 %."""
+def tables(comparison: Comparison, width: int) -> Iterator[Table]:
+    """A table for each environment: a column for each model, a row for each figure with its interval at 95 %.
+
+    Where `width` characters are too few for all models, several tables.
+    """
+    fitting = max(1, (width - _NAME_WIDTH) // _COLUMN_WIDTH)
     for env, entries in comparison.envs.items():
-        table = Table(title=escape(env), title_justify="left", title_style="bold")
-        table.add_column("")
-        for entry in entries:
-            table.add_column(escape(entry.model), justify="right", overflow="fold")
-        others = comparison.models[0] if len(entries) > 1 else None
-        columns = [_figures(entry, others) for entry in entries]
-        for name in columns[0]:
-            table.add_row(escape(name), *(column[name] for column in columns))
-        yield table
+        for start in range(0, len(entries), fitting):
+            yield _table(env, entries[start : start + fitting], comparison.models)
+
+
+def _table(env: str, entries: Sequence[Entry], models: Sequence[str]) -> Table:
+    first = models[0] if len(models) > 1 else None
+    columns = [_figures(entry, first) for entry in entries]
+    table = Table(title=escape(env), title_justify="left", title_style="bold")
+    table.add_column("", overflow="fold")
+    for entry in entries:
+        table.add_column(escape(entry.model), justify="right", overflow="fold")
+    for name in columns[0]:
+        table.add_row(escape(name), *(column[name] for column in columns))
+    return table
 
 
 def _figures(entry: Entry, first: str | None) -> dict[str, str]:
@@ -81,11 +92,11 @@ def plot(comparison: Comparison, path: Path) -> None:
     heights = [0.5 + 0.4 * len(comparison.models), 3.0][: 1 + curves]
     figure = Figure(figsize=(1 + 5 * len(comparison.envs), 0.8 + sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), len(comparison.envs), squeeze=False, height_ratios=heights)
-    colors = {model: _COLORS[index % len(_COLORS)] for index, model in enumerate(comparison.models)}
+    styles = {model: _style(index) for index, model in enumerate(comparison.models)}
     for column, (env, entries) in enumerate(comparison.envs.items()):
-        _draw_rates(grid[0][column], env, entries, colors)
+        _draw_rates(grid[0][column], env, entries, styles)
         if curves:
-            _draw_curves(grid[1][column], entries, colors)
+            _draw_curves(grid[1][column], entries, styles)
     for axes in grid.flat:
         axes.tick_params(colors=_GREY)
         axes.grid(color=_GREY, alpha=0.25)
@@ -93,12 +104,17 @@ def plot(comparison: Comparison, path: Path) -> None:
     figure.savefig(path, dpi=150, transparent=True)
 
 
-def _draw_rates(axes: Any, env: str, entries: Sequence[Entry], colors: Mapping[str, str]) -> None:
+def _style(index: int) -> dict[str, str]:
+    """A color and a marker that no other model has."""
+    return {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index // len(_COLORS) % len(_MARKERS)]}
+
+
+def _draw_rates(axes: Any, env: str, entries: Sequence[Entry], styles: Mapping[str, Mapping[str, str]]) -> None:
     for row, entry in enumerate(entries):
         estimate = entry.scores.pass_at[1]
         bars = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-        axes.errorbar([estimate.value], [row], xerr=bars, fmt="o", capsize=4, color=colors[entry.model])
-    axes.set_yticks(range(len(entries)), [_short(entry.model, 24) for entry in entries])
+        axes.errorbar([estimate.value], [row], xerr=bars, ls="", capsize=4, **styles[entry.model])
+    axes.set_yticks(range(len(entries)), [label_of(entry.model) for entry in entries])
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
     env_id, _, options = env.partition(",")
@@ -106,19 +122,27 @@ def _draw_rates(axes: Any, env: str, entries: Sequence[Entry], colors: Mapping[s
     axes.set_xlabel("pass@1", color=_GREY)
 
 
+def label_of(model: str) -> str:
+    """A model's name beside the plot; of NAME@ADDRESS the address stands below."""
+    name, _, address = model.rpartition("@")
+    if not address.startswith(("http://", "https://")):
+        return _short(model, 24)
+    return f"{_short(name, 24)}\n{_short(address.partition('://')[2], 24)}"
+
+
 def _short(name: str, length: int) -> str:
     """The end of a long name, which tells paths apart."""
     return name if len(name) <= length else f"...{name[3 - length :]}"
 
 
-def _draw_curves(axes: Any, entries: Sequence[Entry], colors: Mapping[str, str]) -> None:
+def _draw_curves(axes: Any, entries: Sequence[Entry], styles: Mapping[str, Mapping[str, str]]) -> None:
     for entry in entries:
-        scores, color = entry.scores, colors[entry.model]
-        axes.plot(list(scores.pass_at), [e.value for e in scores.pass_at.values()], "o-", color=color, markersize=4)
+        scores, style = entry.scores, styles[entry.model]
+        axes.plot(list(scores.pass_at), [e.value for e in scores.pass_at.values()], "-", **style, markersize=4)
         bounds = [[e.low for e in scores.pass_at.values()], [e.high for e in scores.pass_at.values()]]
-        axes.fill_between(list(scores.pass_at), *bounds, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(list(scores.pass_at), *bounds, color=style["color"], alpha=0.15, linewidth=0)
         every = {1: scores.pass_at[1], **scores.pass_hat}
-        axes.plot(list(every), [e.value for e in every.values()], "o:", color=color, markersize=3)
+        axes.plot(list(every), [e.value for e in every.values()], ":", **style, markersize=3)
     axes.set_xscale("log", base=2)
     ks = sorted({k for entry in entries for k in entry.scores.pass_at})
     axes.set_xticks(ks, [str(k) for k in ks])

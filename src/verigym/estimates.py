@@ -91,35 +91,38 @@ def _require(n: int, k: int) -> None:
 
 
 def mean_over_tasks(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """The mean of one value per task, with the percentile bootstrap's interval over tasks (Efron 1979).
+    """The mean of one value per task, as a rule of 0 to 1, with its bootstrap interval over tasks (see `_estimate`).
 
-    Where every task has the same value, all 0 or all 1, no resample differs; the interval is Wilson's then.
     Raises ValueError without a task.
     """
     if not values:
         raise ValueError("there is no task to estimate from")
-    found = np.asarray(values, float)
-    if found.min() == found.max() and found[0] in (0.0, 1.0):
-        low, high = wilson(float(found.sum()), len(found))
-    else:
-        low, high = _percentiles(found, seed)
-    return Estimate(float(found.mean()), low, high, len(found))
+    return _estimate(np.asarray(values, float), 0.0, 1.0, seed)
 
 
 def paired_difference(values: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Estimate:
     """The mean of `values` - `others`, shares of 0 to 1 of the same tasks in the same order; tasks are drawn as pairs.
 
-    Where no task differs, no resample does; the interval is then as wide as the share of tasks that may differ, by
-    Wilson's bound. Raises ValueError without a task, or for numbers of tasks that differ.
+    Its interval is as in `_estimate`. Raises ValueError without a task, or for numbers of tasks that differ.
     """
     if not values or len(values) != len(others):
         raise ValueError(f"{len(values)} and {len(others)} tasks are no pairs")
-    found = np.asarray(values, float) - np.asarray(others, float)
-    if not found.any():
-        differing = wilson(0, len(found))[1]
-        return Estimate(0.0, -differing, differing, len(found))
-    low, high = _percentiles(found, seed)
-    return Estimate(float(found.mean()), low, high, len(found))
+    return _estimate(np.asarray(values, float) - np.asarray(others, float), -1.0, 1.0, seed)
+
+
+def _estimate(values: NDArray[np.float64], least: float, most: float, seed: int) -> Estimate:
+    """The mean of values (N,) with the percentile bootstrap's interval (Efron 1979).
+
+    Where all tasks have one value, no resample differs. The interval then allows for the share of other tasks that may
+    have another one, by Wilson's bound on 0 of N, at `least` or `most`: of all 0 or all 1 it is Wilson's own.
+    """
+    first = float(values[0])
+    if (values == first).all():
+        share = wilson(0, len(values))[1]
+        low, high = first - share * max(0.0, first - least), first + share * max(0.0, most - first)
+        return Estimate(first, low, high, len(values))
+    low, high = _percentiles(values, seed)
+    return Estimate(float(values.mean()), low, high, len(values))
 
 
 def _percentiles(values: NDArray[np.float64], seed: int) -> tuple[float, float]:

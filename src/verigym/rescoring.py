@@ -250,7 +250,13 @@ def _replay(env: TextEnv, recorder: _Recorder, episode: Episode) -> tuple[Submis
 
 
 def _counts(episode: Episode) -> list[tuple[int, bool]]:
-    """Tokens of each turn, and whether a limit cut it; those of turns that a fork begins with are not known."""
+    """Tokens of each turn, and whether a limit cut it; those of turns that a fork begins with are not known.
+
+    Of an endpoint's episode their sum is known: it counts with the last turn, where alone a budget may have ended it.
+    """
+    if episode.usage and episode.turns:
+        cuts = [turn.stop_reason == "length" for turn in episode.turns]
+        return [*((0, cut) for cut in cuts[:-1]), (episode.usage[1], cuts[-1])]
     before = [(0, False)] * (episode.forked_turn or 0)
     return before + [(turn.end - turn.start, turn.stop_reason == "length") for turn in episode.turns]
 

@@ -78,10 +78,9 @@ class Cell:
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        name = name_of(content)
         self.path, self._content = folder / f"{name}.jsonl", folder / f"{name}.json"
-        self._content.write_text(json.dumps(json.loads(text), indent=2) + "\n", encoding="utf-8")
+        self._content.write_text(json.dumps(content, sort_keys=True, default=str, indent=2) + "\n", encoding="utf-8")
         self.known: dict[tuple[str, int], Result] = {}
         self.unjudged: dict[tuple[str, int], Result] = {}
         self._file = _opened(self.path)
@@ -125,8 +124,12 @@ def fingerprint(task: Task | None) -> str:
     """A name of all that a task asks and is judged by; of an environment without tasks the empty one."""
     if task is None:
         return ""
-    content = json.dumps([task.id, task.prompt, task.target, dict(task.metadata)], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return name_of([task.id, task.prompt, task.target, dict(task.metadata)])
+
+
+def name_of(content: Any) -> str:
+    """A name that equal plain data share, in whatever order its mappings are."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -113,13 +114,15 @@ class Evaluate:
 
     def _check(self) -> None:
         if (
-            self.temperature < 0
+            not 0 <= self.temperature < math.inf
             or self.slots < 1
             or self.max_new_tokens < 1
             or self.samples < 1
             or (self.tasks is not None and self.tasks < 1)
         ):
-            raise ConfigError("temperature must be at least 0; tasks, samples, slots and max-new-tokens at least 1")
+            raise ConfigError(
+                "temperature must be a number of at least 0; tasks, samples, slots and max-new-tokens at least 1"
+            )
         for name, texts in (("model", self.model), ("env", self.env)):
             if not texts:
                 raise ConfigError(f"missing: --{name}; see verigym eval --help")
@@ -216,7 +219,7 @@ class Evaluate:
         console = Console()
         if not console.is_terminal:  # a file or a pipe has room for every column
             console = Console(width=60 + 32 * len(self.model))
-        for table in tables(found):
+        for table in tables(found, console.width):
             console.print(table)
         for note in notes(found):
             console.print(note, markup=False)
