@@ -116,7 +116,7 @@ def _episode(agent: EndpointAgent, env: Env, talk: _Talk) -> Episode:
             return _without_tokens(env_id, plan, turns, messages, _truncation(info) if truncated else None, verdict)
 
 
-def _failed(talk: _Talk, error: Exception | None) -> Episode:
+def _failed(talk: _Talk, error: BaseException | None) -> Episode:
     verdict = Verdict.infra_error(f"{type(error).__name__}: {error}")
     return _without_tokens(talk.env_id, talk.plan, [], [], Truncation.FAILURE, verdict)
 
