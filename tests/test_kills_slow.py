@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 SERVE = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))
-STEPS = 12
+STEPS = 15
 HANGS = 600.0  # seconds in which a run does nothing new: the largest of the time-outs that docs/scale.md states
 MARK = "VERIGYM_TEST_RUN"  # in the environment of a run and of all that it starts
 
@@ -106,7 +106,8 @@ class Killed:
         return self.process.wait(HANGS)
 
     def said(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:]
+        """All that it has said since it was last started."""
+        return self.log.read_text(errors="replace")
 
     def check(self) -> None:
         """Every step's row is there once, and its episodes are those that were planned, each once and in order."""
@@ -137,9 +138,11 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def moments(seed: int, kills: int) -> Iterator[tuple[int, float]]:
-    """When to kill: after how many steps, each time more, and a share of a step later."""
+    """When to kill: after how many steps, each time more, and a share of a step later.
+
+    The last five steps are left out, so that no run ends before it is killed, on a busy machine either."""
     rng = random.Random(seed)
-    steps = sorted(rng.sample(range(STEPS - 2), kills))
+    steps = sorted(rng.sample(range(STEPS - 5), kills))
     chosen = [(step, rng.random()) for step in steps]
     print(f"seed {seed}: kills after steps {[f'{step} + {share:.2f}' for step, share in chosen]}")
     yield from chosen
