@@ -15,6 +15,7 @@ from verigym.agents._env_actor import Answer, EnvActor
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import first_line
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import EngineError, EnvClosedError, EnvLostError
 
 _LOG = logging.getLogger("verigym.ray")
@@ -82,7 +83,8 @@ class EnvWorkers:
     def ask(self, worker: _Worker, method: str, *arguments: Any) -> Any:
         """A worker's answer. Raises what the environment raises, and EnvLostError if the worker is lost."""
         try:
-            answer = self._ray.get(worker.actor.call.remote(method, *arguments))
+            with doing("environment worker", str(worker.number)):
+                answer = self._ray.get(worker.actor.call.remote(method, *arguments))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:

@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import gymnasium as gym
 import pytest
 import torch
 
+from verigym.agents._workers import Workers
 from verigym.agents.agent import LocalAgent, load_chat, save_checkpoint
 from verigym.agents.collect import Collector
 from verigym.agents.engines.config import EngineConfig, RayConfig
@@ -107,6 +109,26 @@ def test_workers_that_are_all_lost_before_an_episode_are_replaced(agent: LocalAg
     # what else is in a batch changes the last digits of log-probabilities
     assert [row | {"logprobs": None} for row in plain(played)] == [row | {"logprobs": None} for row in plain(quiet)]
     assert workers.lost == lost + 2
+
+
+def test_an_environment_whose_worker_does_not_answer_waits_for_that_worker(workers: EnvWorkers) -> None:
+    env = workers.make(SPECS[0])
+    number, calls = env._worker.number, Workers(1, timeout=float("inf"))
+    pid = workers.ask(env._worker, "pid")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        calls.submit("episode", lambda: env.reset(seed=3))
+        activity = calls.open_calls()["episode"].activity
+        while not activity.stack:
+            time.sleep(0.01)
+        waits = [(one.kind, one.name) for one in activity.stack]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    while not calls.take(0.1):
+        pass
+    calls.close()
+    env.close()
+    assert waits == [("environment worker", str(number))]
 
 
 def test_an_environment_that_was_idle_when_its_worker_was_lost_is_made_again(workers: EnvWorkers) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,18 @@ class Trainer:
 
     @doing("starting")
     def __init__(self, config: TrainConfig, interrupts: Interrupts, *, resume: bool, team: Team | None = None) -> None:
-        team = team or Team()
-        refuse_unshared(config)
         self.config, self.interrupts = config, interrupts
         self.folder = RunFolder(config.run)
+        self._open = ExitStack()  # what is to be closed, the last one first
+        try:
+            self._start(team or Team(), resume=resume)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _start(self, team: Team, *, resume: bool) -> None:
+        config = self.config
+        refuse_unshared(config)
         if not resume:
             self.folder.refuse_if_taken()
         state = self._saved_state() if resume else None
@@ -115,8 +124,11 @@ class Trainer:
         model = load_policy(config, self.folder, staging(device, team.ranks), resume=state is not None)
         engine_dtype = torch.bfloat16 if low_precision else torch.float32
         engine = make_engine(config.engine, source, dtype=engine_dtype, device=device, slots=config.slots)
+        self._open.callback(engine.close)
         self.agent = LocalAgent(chat, engine, temperature=config.temperature, max_new_tokens=config.max_new_tokens)
         self.env_workers = make_env_workers(config.engine.ray)
+        if self.env_workers is not None:
+            self._open.callback(self.env_workers.close)
         self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
         self.evaluator = self._collector(config.evaluated_envs)
@@ -140,11 +152,15 @@ class Trainer:
         self.last: Evaluation | None = None
         self._restore(state)
         self.loggers = open_loggers(config, self.folder.path, self.step)
+        for logger in self.loggers:
+            self._open.callback(logger.close)
         self.display = Display(config, self.collector)
         left = config.steps - self.step
         self.rollouts = make_rollouts(
             config, self.collector, self.sampler, steps=left, on_progress=self.display.refresh
         )
+        self._open.callback(self.rollouts.close)
+        self._open.callback(self.display.stop)
 
     def run(self) -> None:
         """Steps to the end, five verbs each. Ctrl-C leaves a checkpoint to go on from."""
@@ -321,7 +337,7 @@ class Trainer:
         self.folder.cut(state["step"] if state else -1)
 
     def _collector(self, specs: Sequence[Any], *, snapshots: bool = False) -> Collector:
-        return Collector(
+        collector = Collector(
             self.agent,
             specs,
             deterministic=self.config.deterministic,
@@ -331,6 +347,8 @@ class Trainer:
             snapshots=snapshots,
             env_workers=self.env_workers,
         )
+        self._open.callback(collector.close)
+        return collector
 
     @doing("checkpointing")
     def _save(self) -> None:
@@ -371,15 +389,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.display.stop()
-        for logger in self.loggers:
-            logger.close()
-        self.rollouts.close()
-        self.collector.close()
-        self.evaluator.close()
-        if self.env_workers is not None:
-            self.env_workers.close()
-        self.agent.engine.close()
+        self._open.close()
 
 
 @dataclass(frozen=True)
