@@ -41,6 +41,16 @@ def test_a_start_that_fails_leaves_the_folder_free(warm_start: Path, tmp_path: P
     assert train(small(warm_start, run)).steps == 2
 
 
+def test_a_start_that_fails_closes_its_engine(
+    warm_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[TransformersEngine] = []
+    monkeypatch.setattr(TransformersEngine, "close", closed.append)
+    with pytest.raises(UnknownNameError, match="levl"):
+        train(small(warm_start, tmp_path / "run", envs=[{"id": SUMS.id, "kwargs": {"levl": 2}}]))
+    assert len(closed) == 1
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(warm_start: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     config = small(warm_start, folder.path)
