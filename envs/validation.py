@@ -86,7 +86,9 @@ def validate(
     return Validation(verified, tuple(failures.values()), len(sample), null_rewards, env.chance, unnamed)
 
 
-def unsound(env: TextEnv, tasks: Sequence[Task]) -> dict[str, str]:
+def unsound(
+    env: TextEnv, tasks: Sequence[Task], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, str]:
     """The tasks by which a policy learns what it should not, and why: a gold answer fails, or a null policy passes.
 
     A policy that always answers the same is right now and then: a task that it passes pays for no skill all the same.
@@ -100,6 +102,7 @@ def unsound(env: TextEnv, tasks: Sequence[Task]) -> dict[str, str]:
             found[task.id] = f"gold answer: {failed.outcome}, {failed.reason}"
         if task.id not in found and (passing := _passing(env, task, seed)):
             found[task.id] = f"passed by policies that know nothing: {', '.join(passing)}"
+        on_progress(seed + 1, len(tasks))
     lost = next((why for why in found.values() if why.startswith(f"gold answer: {Outcome.INFRA_ERROR.value}")), None)
     if lost is not None:
         raise RunError(f"the tasks cannot be judged here: {lost}")

@@ -104,6 +104,31 @@ def test_validate_takes_split_limit_and_options(capsys):
     assert "random call" in out
 
 
+def test_check_gives_one_json_list_for_machines(capsys):
+    assert main(["check", "verigym/Arithmetic-v0", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["env"] == "verigym/Arithmetic-v0"
+    assert len(row["checks"]) > 20
+    assert all(check["holds"] in (True, None) for check in row["checks"])
+
+
+def test_curate_gives_one_json_object_for_machines(tmp_path, capsys):
+    output = str(tmp_path / "kept.parquet")
+    assert main(["curate", "verigym/Arithmetic-v0", "--tasks", "50", "--output", output, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["output"] == output
+    assert found["kept"]["tasks"] + sum(found["dropped"].values()) == 50
+    assert Path(found["report"]).is_file()
+
+
+def test_new_gives_one_json_object_for_machines(tmp_path, capsys):
+    assert main(["new", "tool", "my_units", "--folder", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["env"] == "my_units/MyUnits-v0"
+    there = {str(path.relative_to(found["folder"])) for path in Path(found["folder"]).rglob("*") if path.is_file()}
+    assert set(found["files"]) == there
+
+
 def test_validate_gives_one_json_object_for_machines(tmp_path, capsys):
     rows = [{"problem": "?", "answer": answer, "unique_id": name} for name, answer in (("good", "3"), ("odd", "{{"))]
     source = write(tmp_path / "rows.jsonl", rows)

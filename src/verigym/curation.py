@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from verigym import __version__
@@ -76,11 +77,13 @@ def curate(
     ngram: int = NGRAM,
     difficulty: Difficulty | None = None,
     on_stage: Callable[[str, int], None] = lambda stage, left: None,
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Curated:
     """Chooses among the first `limit` tasks (None: all) of an environment, the cheapest stage first.
 
     Left out are tasks whose gold fails or that null policies pass, duplicates, what is in the sets `against`, and with
-    `difficulty` those whose pass rate is outside the band. Raises ConfigError for settings that cannot be, RunError if
+    `difficulty` those whose pass rate is outside the band. `on_stage` hears how many tasks are left after a stage, and
+    `on_progress` how far one has come that takes long. Raises ConfigError for settings that cannot be, RunError if
     nothing is left or what is there cannot be judged.
     """
     contaminated([], {}, near=near, ngram=ngram)  # what is wrong is told before anything is played
@@ -100,7 +103,7 @@ def curate(
         left = [task for task in left if task.id not in reasons]
         on_stage(stage, len(left))
 
-    drop("unsound", unsound(env, left))
+    drop("unsound", unsound(env, left, partial(on_progress, "gold answers and null policies")))
     env.close()
     for stage, found in (
         ("duplicate", lambda: duplicates(left, near=near)),
@@ -111,7 +114,7 @@ def curate(
         drop(stage, {hit.task_id: f"{hit.kind}: {hit.other} ({hit.similarity:.2f})" for hit in reversed(likes)})
     rates: dict[str, tuple[float, int]] = {}
     if difficulty is not None and left:
-        rates = pass_rates(spec, [task.id for task in left], difficulty)
+        rates = pass_rates(spec, [task.id for task in left], difficulty, partial(on_progress, "episodes"))
         drop("not judged", {task.id: "no episode could be judged" for task in left if task.id not in rates})
         said = {name: f"pass rate {rate:.3f} of {count} episodes" for name, (rate, count) in rates.items()}
         drop("too hard", {name: said[name] for name, (rate, _) in rates.items() if rate < difficulty.low})
@@ -134,7 +137,12 @@ def curate(
     return Curated(kept, tuple(dropped), tuple(hits), {task.id: rates[task.id] for task in left if rates}, provenance)
 
 
-def pass_rates(spec: EnvSpec, ids: Sequence[str], difficulty: Difficulty) -> dict[str, tuple[float, int]]:
+def pass_rates(
+    spec: EnvSpec,
+    ids: Sequence[str],
+    difficulty: Difficulty,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, tuple[float, int]]:
     """By task (the share of its judged episodes that pass, their number): avg@k of those that could be judged."""
     from verigym.evaluation import play
     from verigym.verifiers.verdict import Outcome
@@ -149,6 +157,7 @@ def pass_rates(spec: EnvSpec, ids: Sequence[str], difficulty: Difficulty) -> dic
         max_new_tokens=difficulty.max_new_tokens,
         deterministic=True,
         device=difficulty.device,
+        on_progress=on_progress,
     )
     judged = [episode for episode in episodes if episode.verdict.outcome is not Outcome.INFRA_ERROR]
     attempts = Counter(episode.task_id for episode in judged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +56,12 @@ def play(
     slots: int = 256,
     deterministic: bool = False,
     device: str = "auto",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Episode]:
     """`samples` episodes of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
 
-    With `ids`, on those of them only. Raises ConfigError for `deterministic` with another engine than transformers.
+    With `ids`, on those of them only. `on_progress` hears how many have ended, and of how many.
+    Raises ConfigError for `deterministic` with another engine than transformers.
     """
     player = LocalPlayer(
         model,
@@ -74,7 +76,8 @@ def play(
     plans = [plan for plan in plans if ids is None or plan.task_id in ids]
     with Interrupts() as interrupts, doing("evaluating"):
         try:
-            return _in_order(player.play(spec, plans, interrupted=lambda: interrupts.requested))
+            played = player.play(spec, plans, interrupted=lambda: interrupts.requested)
+            return _in_order(_counted(played, lambda done: on_progress(done, len(plans))))
         finally:
             player.close()
 
@@ -94,6 +97,14 @@ def play_endpoint(
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     with Interrupts() as interrupts, doing("evaluating"):
         return _in_order(player.play(spec, plans, interrupted=lambda: interrupts.requested))
+
+
+def _counted(
+    played: Iterable[tuple[int, Episode]], on_progress: Callable[[int], None]
+) -> Iterator[tuple[int, Episode]]:
+    for done, ended in enumerate(played, start=1):
+        on_progress(done)
+        yield ended
 
 
 def _in_order(played: Iterable[tuple[int, Episode]]) -> list[Episode]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from verigym.cli import parse_options
 from verigym.commands._arguments import key_values
 from verigym.envs import conformance, registered_ids
 from verigym.tasks.errors import ConfigError, UnknownNameError, VerigymError
@@ -37,20 +39,42 @@ class Check:
     """A keyword argument of the environment, such as level=3; without an ID as ID:KEY=VALUE."""
     model: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Check a model instead: whether its template and tokenizer can be trained on."""
+    json: bool = False
+    """Print each environment's sentences, and whether they hold (null: not checked), as JSON."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Check:
+        """Its switch is a flag: `--json`."""
+        return parse_options(cls, "check", arguments, flags=True)  # type: ignore[no-any-return]
 
     def run(self) -> int:
         """Prints the findings; returns the exit status."""
         if self.model is not None:
             return self._check_model(self.model)
+        if self.id is None and self.split is not None:
+            raise ConfigError("--split needs the ID of an environment")
+        if self.json:
+            return self._print_json()
         if self.id is not None:
             return 0 if _show(self.id, self._kwargs(), every_sentence=True) else 1
-        if self.split is not None:
-            raise ConfigError("--split needs the ID of an environment")
         return 0 if self._check_all() else 1
 
+    def _print_json(self) -> int:
+        found: list[dict[str, Any]] = []
+        for env_id, kwargs in self._given().items():
+            try:
+                found.append({"env": env_id, "checks": [asdict(each) for each in conformance.checks(env_id, **kwargs)]})
+            except VerigymError as error:
+                if self.id is not None:
+                    raise
+                found.append({"env": env_id, "error": " ".join(str(error).split())})
+        print(json.dumps(found, indent=1))
+        broken = any("error" in row or any(check["holds"] is False for check in row["checks"]) for row in found)
+        return 1 if broken else 0
+
     def _check_model(self, path: str) -> int:
-        if self.id is not None or self.source or self.option or self.split is not None:
-            raise ConfigError("--model checks a model and nothing else: leave the environment out")
+        if self.id is not None or self.source or self.option or self.split is not None or self.json:
+            raise ConfigError("--model checks a model and nothing else: leave the environment and --json out")
         from verigym.commands._check_model import check_model
 
         return int(check_model(path))
@@ -68,15 +92,21 @@ class Check:
                 raise ConfigError(f"{name} is given twice: as --{name} and as --option")
         return {**kwargs, **named}
 
-    def _check_all(self) -> bool:
-        """Checks every registered environment; whether all of them could be made and keep to everything."""
+    def _given(self) -> dict[str, dict[str, Any]]:
+        """The keyword arguments of each environment that is to be checked."""
+        if self.id is not None:
+            return {self.id: self._kwargs()}
         given: dict[str, dict[str, Any]] = {env_id: {} for env_id in registered_ids()}
         for env_id, source in _of_ids("--source", self.source, "=", given):
             given[env_id]["source"] = source
         for env_id, pair in _of_ids("--option", self.option, ":", given):
             given[env_id] |= key_values([pair])
+        return given
+
+    def _check_all(self) -> bool:
+        """Checks every registered environment; whether all of them could be made and keep to everything."""
         kept = {}
-        for env_id, kwargs in given.items():
+        for env_id, kwargs in self._given().items():
             try:
                 kept[env_id] = _show(env_id, kwargs, every_sentence=False)
             except VerigymError as error:

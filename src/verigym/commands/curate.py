@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from verigym import tasks
+from verigym.cli import parse_options
 from verigym.commands._arguments import key_values
 from verigym.curation import Curated, Difficulty, curate
 from verigym.envs.mixture import EnvSpec
@@ -63,6 +65,13 @@ class Curate:
     """Seed of episodes and sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model lives."""
+    json: bool = False
+    """Print what was left out at each stage, and all that decided, as JSON."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Curate:
+        """Its switch is a flag: `--json`."""
+        return parse_options(cls, "curate", arguments, flags=True)  # type: ignore[no-any-return]
 
     def run(self) -> int:
         if not self.output.endswith(".parquet"):
@@ -73,20 +82,40 @@ class Curate:
             raise ConfigError(f"tasks must be at least 1, not {self.tasks}")
         kwargs = key_values(self.option)
         kwargs |= {name: value for name, value in (("source", self.source), ("split", self.split)) if value is not None}
-        found = curate(
-            EnvSpec(self.env, kwargs=kwargs),
-            limit=self.tasks,
-            against=dict(map(_evaluation, self.against)),
-            near=self.near,
-            ngram=self.ngram,
-            difficulty=self._difficulty(),
-            on_stage=lambda stage, left: print(f"{left:8,} tasks are left after: {stage}"),
-        )
+        found = self._curate(EnvSpec(self.env, kwargs=kwargs))
         write(self.output, found.tasks, found.provenance, found.rates)
         report = f"{self.output.removesuffix('.parquet')}.report.jsonl"
         _write_report(report, found)
-        print(f"wrote {self.output} ({len(found.tasks):,} tasks) and {report}")
+        if self.json:
+            print(json.dumps({"output": self.output, "report": report, **found.provenance}, indent=1))
+        else:
+            print(f"wrote {self.output} ({len(found.tasks):,} tasks) and {report}")
         return 0
+
+    def _curate(self, spec: EnvSpec) -> Curated:
+        """Chooses, and says how far it has come: on standard error where standard output is for JSON."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+            bar = bars.add_task("starting", total=None)
+
+            def on_stage(stage: str, left: int) -> None:
+                print(f"{left:8,} tasks are left after: {stage}", file=sys.stderr if self.json else sys.stdout)
+                bars.update(bar, description=f"{left:,} tasks after: {stage}", completed=0, total=None)
+
+            return curate(
+                spec,
+                limit=self.tasks,
+                against=dict(map(_evaluation, self.against)),
+                near=self.near,
+                ngram=self.ngram,
+                difficulty=self._difficulty(),
+                on_stage=on_stage,
+                on_progress=lambda what, done, total: bars.update(bar, description=what, completed=done, total=total),
+            )
 
     def _difficulty(self) -> Difficulty | None:
         if self.model is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from importlib.resources import files
@@ -19,6 +20,7 @@ from typing import Annotated, Literal
 import tyro
 
 from verigym import __version__, tasks, verifiers
+from verigym.cli import parse_options
 from verigym.tasks.errors import ConfigError
 
 Kind = Literal["task", "verifier", "env", "tool"]
@@ -45,11 +47,22 @@ class New:
     """The package, such as my_tasks; its environment is my_tasks/MyTasks-v0."""
     folder: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path()
     """Where the package's folder is put."""
+    json: bool = False
+    """Print the folder, its files and the environment's id as JSON."""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> New:
+        """Its switch is a flag: `--json`."""
+        return parse_options(cls, "new", arguments, flags=True)  # type: ignore[no-any-return]
 
     def run(self) -> int:
         """Writes the package; says what to do with it."""
         place = self.folder / _valid(self.name)
         _write(place, self.kind, self.name)
+        if self.json:
+            written = sorted(path for path, _ in contents(self.kind, self.name))
+            print(json.dumps({"folder": str(place), "env": env_id(self.name), "files": written}, indent=1))
+            return 0
         print(f"wrote {place}: an example to change, as its README.md says\n")
         print(f"    pip install -e {place}\n    pytest {place}\n    verigym check {env_id(self.name)}")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import webbrowser
 from collections.abc import Sequence
@@ -30,10 +31,12 @@ class View:
     """Follow a live run: serve the page on this machine until Ctrl-C, instead of writing it."""
     port: int = 0
     """Port to serve on; 0 takes a free one."""
+    json: bool = False
+    """Print where the page is, and how many episodes it has, as JSON."""
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> View:
-        """Its switches are flags: `--serve`, `--no-open`."""
+        """Its switches are flags: `--serve`, `--no-open`, `--json`."""
         return parse_options(cls, "view", arguments, flags=True)  # type: ignore[no-any-return]
 
     def run(self) -> int:
@@ -48,7 +51,10 @@ class View:
 
         path = Path(self.output or Path(self.run_folder) / "view.html")
         episodes = write_page(self.run_folder, path)
-        print(f"{path}: {episodes} episodes, {path.stat().st_size / 2**20:.1f} MB", flush=True)
+        if self.json:
+            print(json.dumps({"page": str(path), "episodes": episodes, "bytes": path.stat().st_size}), flush=True)
+        else:
+            print(f"{path}: {episodes} episodes, {path.stat().st_size / 2**20:.1f} MB", flush=True)
         if self.open:
             webbrowser.open(path.resolve().as_uri())
         return 0
@@ -59,7 +65,8 @@ class View:
         with ViewServer(RunReader(self.run_folder), self.port) as server:
             for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had it ignored, in the background
                 signal.signal(number, signal.default_int_handler)
-            print(f"{server.url} follows {self.run_folder}; Ctrl-C ends it", flush=True)
+            said = f"{server.url} follows {self.run_folder}; Ctrl-C ends it"
+            print(json.dumps({"url": server.url}) if self.json else said, flush=True)
             if self.open:
                 webbrowser.open(server.url)
             with contextlib.suppress(KeyboardInterrupt):
