@@ -206,6 +206,18 @@ def test_a_killed_evaluation_goes_on_where_it_was(gold, capsys, tmp_path):
     assert len(read_episodes([str(file)])) == 12
 
 
+@pytest.mark.parametrize("damage", [b"\0\0", b"\xff", b"null", b'{"evaluation": {"task": "x", "sample": 0}}'], ids=repr)
+def test_a_damaged_line_is_named(gold, capsys, tmp_path, damage):
+    with serving(lambda model, question, n: boxed(gold[question])) as (url, _):
+        arguments = ["--model", f"a@{url}", "--env", ARITHMETIC, "--tasks", "2", "--folder", str(tmp_path)]
+        evaluate(capsys, *arguments)
+        (file,) = tmp_path.glob("episodes/*.jsonl")
+        with file.open("ab") as kept:
+            kept.write(damage + b"\n")
+        assert main(["eval", *arguments]) == 2
+    assert capsys.readouterr().err == f"verigym eval: {file}:3: no episode of an evaluation; remove the line\n"
+
+
 def checkpoint(path: Path, seed: int) -> Path:
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng():
