@@ -167,6 +167,18 @@ def test_an_episode_that_was_not_judged_is_counted_left_out_and_played_again(gol
         assert (one["infra_errors"], one["tasks"], one["pass@k"]["1"]["value"]) == (0, 3, 1.0)
 
 
+def test_a_model_that_fails_does_not_cost_the_figures_of_the_others(gold, capsys):
+    with serving(lambda model, question, n: None if model == "dead" else boxed(gold[question])) as (url, _):
+        arguments = ["eval", "--endpoint", url, "--model", "dead", "--model", "a", "--env", ARITHMETIC, "--tasks", "2"]
+        assert main([*arguments, "--json"]) == 1
+        found = json.loads(capsys.readouterr().out)
+        assert main(arguments) == 1
+        assert "dead on verigym/Arithmetic-v0: no episode of 2 could be judged" in capsys.readouterr().out
+    (one,) = models_of(found)
+    assert (one["model"], one["pass@k"]["1"]["value"], one["difference"]) == ("a", 1.0, None)
+    assert "dead on verigym/Arithmetic-v0" in found["failures"][0]
+
+
 def test_a_killed_evaluation_goes_on_where_it_was(gold, capsys, tmp_path):
     enough, forever = threading.Event(), threading.Event()
 
@@ -192,6 +204,18 @@ def test_a_killed_evaluation_goes_on_where_it_was(gold, capsys, tmp_path):
     assert asked.total() <= 12 + 2  # two were asked when the kill came
     assert (one["episodes"], one["pass@k"]["1"]["value"]) == (12, 1.0)
     assert len(read_episodes([str(file)])) == 12
+
+
+@pytest.mark.parametrize("damage", [b"\0\0", b"\xff", b"null", b'{"evaluation": {"task": "x", "sample": 0}}'], ids=repr)
+def test_a_damaged_line_is_named(gold, capsys, tmp_path, damage):
+    with serving(lambda model, question, n: boxed(gold[question])) as (url, _):
+        arguments = ["--model", f"a@{url}", "--env", ARITHMETIC, "--tasks", "2", "--folder", str(tmp_path)]
+        evaluate(capsys, *arguments)
+        (file,) = tmp_path.glob("episodes/*.jsonl")
+        with file.open("ab") as kept:
+            kept.write(damage + b"\n")
+        assert main(["eval", *arguments]) == 2
+    assert capsys.readouterr().err == f"verigym eval: {file}:3: no episode of an evaluation; remove the line\n"
 
 
 def checkpoint(path: Path, seed: int) -> Path:

@@ -37,10 +37,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The entries by environment, in the order in which environments and models were named."""
+    """The entries by environment, in the order in which environments and models were named.
+
+    `failures` says which models have none on which environment, and why.
+    """
 
     models: Sequence[str]
     envs: Mapping[str, Sequence[Entry]]
+    failures: Sequence[str] = ()
 
 
 class Evaluator:
@@ -126,8 +130,9 @@ class Evaluator:
             on_progress(model, env, done, total)
 
     def compare(self) -> Comparison:
-        """The figures of what was played. Raises RunError for a model none of whose episodes could be judged."""
+        """The figures of what was played. Raises RunError if no episode of any model could be judged."""
         found: dict[str, list[Entry]] = {}
+        failures: list[str] = []
         for env, plans in self.plans.items():
             keys = [key for key, _ in plans]
             first: list[list[Result]] | None = None
@@ -137,11 +142,14 @@ class Evaluator:
                 first = groups if first is None else first
                 try:
                     scores = score(groups, self.samples)
-                except RunError as error:
-                    raise RunError(f"{model} on {env}: {error}") from error
+                except RunError as error:  # that one model failed does not cost what the others showed
+                    failures.append(f"{model} on {env}: {error}")
+                    continue
                 entry = Entry(env, model, scores, difference_to_first, self.cells[model, env], keys)
                 found.setdefault(env, []).append(entry)
-        return Comparison(list(self.models), found)
+        if not found:
+            raise RunError(failures[0])
+        return Comparison(list(self.models), found, failures)
 
     def close(self) -> None:
         for cell in self.cells.values():
@@ -171,7 +179,7 @@ def plain(comparison: Comparison, **settings: Any) -> dict[str, Any]:
         {"env": env, "models": [_entry(entry, comparison.models[0]) for entry in entries]}
         for env, entries in comparison.envs.items()
     ]
-    return {"verigym": __version__, **settings, "environments": envs}
+    return {"verigym": __version__, **settings, "environments": envs, "failures": list(comparison.failures)}
 
 
 def _entry(entry: Entry, first: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _text(estimate: Estimate | None, sign: str = "") -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Sentences on what the tables leave out, and why."""
-    found = []
+    found = list(comparison.failures)
     for env, entries in comparison.envs.items():
         for entry in entries:
             scores = entry.scores

@@ -134,12 +134,12 @@ def name_of(content: Any) -> str:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The stored episodes of a cell. Raises TaskDataError for a line that is none."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-                row["evaluation"]["task"]
-            except (ValueError, KeyError, TypeError) as error:
+                Result.of_row(row), row["evaluation"]["task"], row["evaluation"]["sample"]
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                 raise TaskDataError(f"{path}:{number}: no episode of an evaluation; remove the line") from error
             yield row
 

@@ -29,11 +29,12 @@ _ENGINES = get_args(get_type_hints(EngineConfig)["kind"])
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure how often models pass: pass@1 with its 95 % interval, and of several samples pass@k, pass^k, majority@k.
+    """Measure how often models pass: pass@1 (avg@n of n samples) and, of several samples, pass@k, pass^k, majority@k.
 
     All figures are means over tasks; intervals are a bootstrap over tasks. With several models, each is compared with
     the first one on the same tasks. With --folder what was played is kept: an evaluation that was interrupted goes on,
-    and of one with another model, environment, or more tasks or samples only the new part is played.
+    and of one with another model, environment, or more tasks or samples only the new part is played. The exit status
+    is 1 if no episode of a model on an environment could be judged; the others' figures are told.
     """
 
     model: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="MODEL")]
@@ -110,7 +111,7 @@ class Evaluate:
             (Path(self.folder) / "report.json").write_text(report + "\n", encoding="utf-8")
             plot(found, Path(self.folder) / "report.png")
         print(report) if self.json else self._show(found)
-        return 0
+        return 1 if found.failures else 0
 
     def _check(self) -> None:
         if (
