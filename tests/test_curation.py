@@ -174,7 +174,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_each_task_is_left_out_for_its_own_reason(rows, model, monkeypatch):
     rates = {"kept": (0.5, 4), "other": (0.0, 4)}
-    monkeypatch.setattr(curation, "pass_rates", lambda spec, ids, difficulty, on_progress: {i: rates[i] for i in ids if i in rates})
+    monkeypatch.setattr(curation, "pass_rates", lambda spec, ids, *_: {i: rates[i] for i in ids if i in rates})
     found = curate(
         EnvSpec("verigym/Custom-v0", kwargs={"source": rows}),
         against={"eval/test": texts("what is the sum of 300 and 23")},

@@ -45,7 +45,7 @@ def test_a_start_that_fails_closes_its_engine(
     warm_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[TransformersEngine] = []
-    monkeypatch.setattr(TransformersEngine, "close", closed.append)
+    monkeypatch.setattr(TransformersEngine, "close", lambda engine: closed.append(engine))
     with pytest.raises(UnknownNameError, match="levl"):
         train(small(warm_start, tmp_path / "run", envs=[{"id": SUMS.id, "kwargs": {"levl": 2}}]))
     assert len(closed) == 1
