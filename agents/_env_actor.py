@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import gymnasium as gym
 
 from verigym.agents._portable import portable
 from verigym.envs.mixture import EnvSpec
+from verigym.tasks.activity import Activity, current
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,30 @@ class EnvActor:
 
     def __init__(self) -> None:
         self._envs: dict[int, gym.Env[str, str]] = {}
+        self._calls: dict[int, Activity] = {}
 
-    def call(self, method: str, *arguments: Any) -> bytes:
+    def call(self, call: int, method: str, *arguments: Any) -> bytes:
         """What a method of this class gives, pickled. Raises what it raises, or what that says where it cannot be sent:
         nothing that an environment gives or raises is taken for a loss of this worker, or ends it."""
         from ray import cloudpickle
 
+        activity = self._calls[call] = Activity()
+        token = current.set(activity)
         try:
             return cloudpickle.dumps(getattr(self, method)(*arguments))  # type: ignore[no-any-return]
         except BaseException as error:
             raise portable(error) from None
+        finally:
+            current.reset(token)
+            del self._calls[call]
+
+    def waits(self) -> dict[int, list[tuple[str, str, float]]]:
+        """By call, what it waits for: kind, name, and for how many seconds, the innermost last."""
+        now = time.monotonic()
+        return {
+            call: [(one.kind, one.name, now - one.since) for one in activity.stack]
+            for call, activity in self._calls.copy().items()
+        }
 
     def open(self, number: int, spec: EnvSpec) -> frozenset[str]:
         """Makes an environment; which of the optional attributes `tasks` and `snapshot` it has."""

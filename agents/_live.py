@@ -14,7 +14,7 @@ from verigym.agents.agent import LocalAgent
 from verigym.agents.chat import Chat
 from verigym.agents.engines.engine import Generation, Request, StopReason
 from verigym.agents.episode import Episode, Plan, Truncation, Turn, derive_seed
-from verigym.tasks.activity import Doing, Playing
+from verigym.tasks.activity import Activity, Doing, Playing
 from verigym.verifiers.verdict import Verdict
 
 Env = gym.Env[str, str]
@@ -138,10 +138,19 @@ class Live:
             snapshots=tuple(self.snapshots or ()),
         )
 
-    def playing(self, call: Call | None, drawn: Mapping[int, int | None] | None) -> Playing:
-        """What it waits for: `call`, its environment's, or the engine, with what `Engine.drawn` says."""
+    def playing(
+        self,
+        call: Call | None,
+        drawn: Mapping[int, int | None] | None,
+        elsewhere: Mapping[Activity, tuple[Doing, ...]],
+    ) -> Playing:
+        """What it waits for: `call`, its environment's, or the engine, with what `Engine.drawn` says.
+
+        `elsewhere`: what goes on in other processes, by who waits for them.
+        """
         if call is not None:
             stack = environment_call(call, "reset" if self.generation is None else "step")
+            stack += elsewhere.get(call.activity, ())
         elif drawn is None:
             stack = (Doing("engine", "", self.asked),)
         elif self.request_id not in drawn:

@@ -80,6 +80,7 @@ class Collector:
         snapshots: bool = False,
         env_workers: EnvWorkers | None = None,
     ) -> None:
+        self.env_workers = env_workers
         make, threads = (env_workers.make, env_workers.calls) if env_workers else (EnvSpec.make, 64)
         self.agent, self.pool, self.snapshots = agent, EnvPool(envs, make), snapshots
         if snapshots:
@@ -153,8 +154,10 @@ class Collection:
 
     def playing(self) -> tuple[list[activity.Playing], int]:
         """What the episodes in play wait for, and how many are not begun; callable from any thread."""
-        calls, drawn = self.owner.workers.open_calls(), self.engine.drawn()
-        return [live.playing(calls.get(live), drawn) for live in self.running.copy().values()], len(self.waiting)
+        calls, drawn, remote = self.owner.workers.open_calls(), self.engine.drawn(), self.owner.env_workers
+        elsewhere = remote.waits() if remote else {}
+        running = [live.playing(calls.get(live), drawn, elsewhere) for live in self.running.copy().values()]
+        return running, len(self.waiting)
 
     def overlapped(self) -> None:
         """Plays to the end; whoever is ready goes on."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -15,10 +17,11 @@ from verigym.agents._env_actor import Answer, EnvActor
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import first_line
 from verigym.envs.mixture import EnvSpec
-from verigym.tasks.activity import doing
+from verigym.tasks.activity import Activity, Doing, current, doing
 from verigym.tasks.errors import EngineError, EnvClosedError, EnvLostError
 
 _LOG = logging.getLogger("verigym.ray")
+_TELLS = 2.0  # seconds that a worker has to tell what its calls wait for
 _CALLS = 64  # that a worker is asked at a time
 _SPARE = 64  # threads of a worker beside them, of which a call that hangs keeps one
 
@@ -46,6 +49,7 @@ class EnvWorkers:
         import ray
 
         self._ray, self._numbers, self._lock, self._closed = ray, count(), threading.Lock(), False
+        self._asking: dict[int, Activity | None] = {}  # by call, who waits for it
         self.lost = 0
         self._workers = [_Worker(number, self._start()) for number in range(config.env_workers)]
         ready = [worker.actor.pid.remote() for worker in self._workers]
@@ -82,22 +86,39 @@ class EnvWorkers:
 
     def ask(self, worker: _Worker, method: str, *arguments: Any) -> Any:
         """A worker's answer. Raises what the environment raises, and EnvLostError if the worker is lost."""
+        call = next(self._numbers)
+        self._asking[call] = current.get()
         try:
             with doing("environment worker", str(worker.number)):
-                answer = self._ray.get(worker.actor.call.remote(method, *arguments))
+                answer = self._ray.get(worker.actor.call.remote(call, method, *arguments))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
             self._replace(worker, first_line(error))
             raise EnvLostError(f"environment worker {worker.number} was lost: {first_line(error)}") from None
+        finally:
+            del self._asking[call]
         return self._ray.cloudpickle.loads(answer)
+
+    def waits(self) -> dict[Activity, tuple[Doing, ...]]:
+        """By who waits for a worker, what goes on there, if it tells at once. Callable from any thread."""
+        asked = [worker.actor.waits.remote() for worker in self._workers]
+        told, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_TELLS)
+        found: dict[Activity, tuple[Doing, ...]] = {}
+        for answer in told:
+            with contextlib.suppress(self._ray.exceptions.RayError):  # it is lost, as those who wait for it will hear
+                now = time.monotonic()
+                for call, stack in self._ray.get(answer).items():
+                    if activity := self._asking.get(call):
+                        found[activity] = tuple(Doing(kind, name, now - seconds) for kind, name, seconds in stack)
+        return found
 
     def shut(self, worker: _Worker, number: int) -> None:
         """Closes an environment, without waiting for it."""
         with self._lock:
             worker.open -= 1
             if not (worker.lost or self._closed):
-                worker.actor.call.remote("close", number)
+                worker.actor.call.remote(next(self._numbers), "close", number)
 
     def close(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from verigym.agents._workers import Workers
 from verigym.agents.agent import LocalAgent, load_chat, save_checkpoint
-from verigym.agents.collect import Collector
+from verigym.agents.collect import Collection, Collector
 from verigym.agents.engines.config import EngineConfig, RayConfig
 from verigym.agents.engines.make import make_engine
 from verigym.agents.env_workers import EnvWorkers, RemoteEnv
@@ -22,6 +23,7 @@ from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import build
 from verigym.envs.mixture import EnvSpec
 from verigym.task_sampler import TaskSampler
+from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, EngineError, EnvLostError, UnknownNameError
 from verigym.verifiers.verdict import Outcome
 
@@ -129,6 +131,49 @@ def test_an_environment_whose_worker_does_not_answer_waits_for_that_worker(worke
     calls.close()
     env.close()
     assert waits == [("environment worker", str(number))]
+
+
+class Stuck(gym.Env[str, str]):
+    """Waits for a file to go."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[str, dict]:
+        with doing("tool", "search"):
+            while os.path.exists(self.file):
+                time.sleep(0.01)
+        return "found", {}
+
+
+class StuckSpec(EnvSpec):
+    def make(self) -> Stuck:
+        return Stuck(**self.kwargs)
+
+
+def test_what_goes_on_in_a_worker_is_told(agent: LocalAgent, workers: EnvWorkers, tmp_path: Path) -> None:
+    import ray
+
+    (file := tmp_path / "file").touch()
+    module = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(module)
+    collector = Collector(agent, [StuckSpec("test/Stuck", kwargs={"file": str(file)})], env_workers=workers)
+    try:
+        collection = Collection(collector)
+        collection.add([Plan(0, "task", 0, 0, 0)])
+        waits = []
+        deadline = time.monotonic() + 300
+        while (not waits or waits[-1][0] != "tool") and time.monotonic() < deadline:
+            collection.advance()
+            ((episode,), _) = collection.playing()
+            waits = [(one.kind, one.name) for one in episode.stack]
+    finally:
+        file.unlink()
+        ray.cloudpickle.unregister_pickle_by_value(module)
+    assert [kind for kind, _ in waits] == ["environment", "environment worker", "tool"]
+    assert (waits[0][1], waits[2][1]) == ("reset", "search")
+    collection.abandon()
+    collector.close()
 
 
 def test_an_environment_that_was_idle_when_its_worker_was_lost_is_made_again(workers: EnvWorkers) -> None:

@@ -31,7 +31,7 @@ _HINTS = {
     "engine": "what is queued waits for one of `slots`. If none gets tokens, the run's thread below shows "
     "where the engine is, nvidia-smi whether a GPU works, its log what a server does",
     "environment": "a `step` or `reset` does not return: its thread is below. `env_timeout` ends such an episode",
-    "environment worker": "a process of the Ray cluster, of which no more is told here: see there what its calls do, "
+    "environment worker": "a process of the Ray cluster that does not tell what this call does: see there, "
     "such as with `ray stack` on its machine. `env_timeout` ends such an episode",
     "tool": "its function does not return: its thread is below. Give what it asks for a time limit of its own",
     "verifier": "it does not return: its thread is below",
