@@ -98,7 +98,7 @@ def test_the_commands_of_a_page_exist_and_take_their_options(page: Path, monkeyp
         if program == "make":
             assert what in targets
         elif program == "python":
-            assert (ROOT / what).is_file()
+            assert what == "-m" or (ROOT / what).is_file()
         elif program == "verigym":
             module, attribute, _ = COMMANDS[what]
             try:
