@@ -26,7 +26,7 @@ class Agent(ABC):
 
     @abstractmethod
     def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The next turn."""
+        """The next turn, after messages with `role` and `content`; `tools` are JSON schemas, as in `info["tools"]`."""
 
 
 class LocalAgent(Agent):

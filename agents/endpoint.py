@@ -51,6 +51,8 @@ class EndpointAgent(Agent):
         url: of the API, `/v1` included or not: http://localhost:8000.
         model: as the endpoint calls it.
         api_key: sent as a bearer token.
+        temperature: of sampling; 0 takes the most probable token.
+        max_new_tokens: of one answer.
         timeout: seconds for one answer.
         retries: further tries when the endpoint is not reached, busy or failing; the pauses double from half a second.
         concurrency: requests at a time; further ones wait.

@@ -170,7 +170,10 @@ class TextEnv(gym.Env[str, str]):
         return self._open(self.tasks.get(str(task_id)))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Plays the agent's turn."""
+        """Plays the agent's turn, a text in canonical syntax: `(observation, reward, terminated, truncated, info)`.
+
+        Raises EnvUsageError for what is no text and outside an episode, EnvClosedError once closed.
+        """
         self._refuse_if_closed()
         if not isinstance(action, str):
             raise EnvUsageError(f"an action is the agent's turn as text (str), not {type(action).__name__}")

@@ -28,7 +28,10 @@ _GREY = "#757e8c"
 
 
 class RunFolder:
-    """`runs/<name>/`: config.yaml, metrics.jsonl, episodes/, checkpoints/, reward.png, tensorboard/."""
+    """`runs/<name>/`: config.yaml, metrics.jsonl, episodes/, checkpoints/, reward.png, tensorboard/.
+
+    Where there is a reason for them: sandbox.txt, stalls.txt (`StallWatch`), view.html (`verigym view`), rescored/.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
