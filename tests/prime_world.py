@@ -70,6 +70,10 @@ def breaks(completion: Any, **kwargs: Any) -> float:
     raise KeyError("no such judge")
 
 
+def as_said(completion: Any, **kwargs: Any) -> float:
+    return float(completion[-1]["content"])
+
+
 async def of_the_group(completions: Any, **kwargs: Any) -> list[float]:
     return [0.0 for _ in completions]
 
@@ -84,5 +88,5 @@ def load_environment(kind: str = "single", weights: list[float] | None = None) -
     if kind in ("guess", "rewrites"):
         made = Guess if kind == "guess" else Rewrites
         return made(max_turns=10, rubric=vf.Rubric(funcs=[was_found]), **data)
-    funcs = {"breaks": breaks, "group": of_the_group}
+    funcs = {"breaks": breaks, "as_said": as_said, "group": of_the_group}
     return vf.SingleTurnEnv(rubric=vf.Rubric(funcs=[funcs[kind]]), **data)

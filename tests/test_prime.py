@@ -111,6 +111,8 @@ def test_a_budget_ends_the_rollout_and_the_rubric_judges_it() -> None:
     ("kind", "turn", "reason"),
     [
         ("breaks", "8", "verifiers failed: ValueError: its rubric failed at breaks: KeyError: 'no such judge'"),
+        ("as_said", "nan", "verifiers failed: it pays a reward of nan"),
+        ("as_said", "-inf", "verifiers failed: it pays a reward of -inf"),
         ("guess", "eight", "verifiers failed: ValueError: invalid literal for int()"),
         ("rewrites", "1", "verifiers failed: ValueError: it rewrites what was said before"),
     ],
