@@ -100,6 +100,11 @@ def test_a_budget_ends_the_rollout_and_the_rubric_judges_it() -> None:
     env.reset(options={"task": env.tasks.ids[4]})
     *_, truncated, info = env.step("<tool_call>8")
     assert (truncated, info["verdict"].outcome) == (True, Outcome.WRONG)
+    twice = make("tools", max_turns=2)
+    twice.reset(options={"task": twice.tasks.ids[4]})
+    twice.step("<tool_call>8")  # which verifiers does not hear
+    *_, truncated, info = twice.step(render_call("double", {"number": 4}))
+    assert (truncated, info["verdict"].components["num_turns"]) == (True, 1.0)
     cut = make(max_tokens_per_turn=3)
     cut.reset(options={"task": cut.tasks.ids[4]})
     _, reward, _, truncated, info = cut.step("it is 8 or so")
