@@ -91,6 +91,12 @@ def test_an_invalid_move_is_answered_and_a_second_one_ends_the_game() -> None:
     assert "outside the range" in ended[4].reason
 
 
+def test_a_game_that_notes_a_move_without_its_text_goes_on() -> None:
+    _, (said, reward, ended, *_) = play(make("Countdown-v0"), 0, ["[0 1 +]"])
+    assert "Current progress score" in said
+    assert (reward, ended) == (0.0, False)
+
+
 def test_partial_rewards_are_the_games_own() -> None:
     env = make(options={"max_turns": 2})
     env.reset(options={"task": env.tasks.ids[0]})
@@ -132,6 +138,11 @@ def test_random_moves_are_found_in_other_games(game: str) -> None:
                 break
         assert "over" in reply
         assert not reply["invalid"]
+
+
+@pytest.mark.parametrize("game", [TICTACTOE, "Golf-v0"])  # which refuse one player by an assertion, or a ValueError
+def test_as_few_play_as_the_game_can_have(game: str) -> None:
+    assert make(game)._spec["players"] == 2
 
 
 def test_an_agent_may_play_the_opponent() -> None:
