@@ -235,6 +235,24 @@ def test_an_infrastructure_error_is_no_reward_of_zero(text: str, why: str, caplo
     assert counted == {"infra_errors": 1.0}
 
 
+def away(task: Any) -> Any:
+    raise OSError("no user answers")
+
+
+def test_an_episode_that_cannot_begin_has_no_reward_and_the_next_one_begins(monkeypatch, caplog) -> None:
+    factory = environment_factory(CALCULATOR, **OPTIONS)
+    (row, _), rollout = factory.dataset(), factory()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(rollout._env, "opening", away)
+        rollout.reset(**row)
+        assert environment_reward([last("4")], [rollout]) == [None]
+    assert "OSError: no user answers" in caplog.text
+    assert "What is" in rollout.reset(**row)
+    assert environment_reward([last("none")], [rollout]) == [0.0]
+    with pytest.raises(UnknownNameError, match="no task"):
+        rollout.reset(task="another/0", seed=0)
+
+
 def test_what_trl_cannot_play_is_refused() -> None:
     with pytest.raises(ConfigError, match="'reset' of its tool 'reset' is no name for it"):
         environment_factory("verigym/Arithmetic-v0", tools=[_tool_named_reset()])
