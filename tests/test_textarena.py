@@ -283,6 +283,22 @@ def test_close_ends_a_step_that_waits_for_the_game() -> None:
     assert began.is_set()
 
 
+def test_close_ends_a_step_that_waits_for_an_opponent() -> None:
+    ended = threading.Event()
+
+    class Ponders:
+        def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+            env.close()
+            assert ended.wait(30)
+            return "[0]"
+
+    env = make(TICTACTOE, opponent=Ponders())
+    env.reset(options={"task": env.tasks.ids[0]})
+    with pytest.raises(_sessions.EnvClosedError):
+        env.step("[4]")
+    ended.set()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -290,6 +306,7 @@ def test_close_ends_a_step_that_waits_for_the_game() -> None:
         ({"game": "TicTacTo-v0"}, UnknownNameError, "did you mean 'TicTacToe-v0'?"),
         ({"game": "Wordle-v0"}, ConfigError, "textarena cannot make 'Wordle-v0': LookupError: Resource"),
         ({"options": {"max_turn": 3}}, ConfigError, "unexpected keyword argument 'max_turn'"),
+        ({"players": "2"}, ConfigError, "players must be a whole number of at least 1, not '2'"),
         ({"players": 3}, ConfigError, "The number of players has to be 1, received 3"),
         ({"opponent": "nothing:at_all"}, ConfigError, "must name a function"),
         ({"split": "trian"}, UnknownNameError, "did you mean 'train'?"),
