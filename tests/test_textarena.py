@@ -91,10 +91,12 @@ def test_an_invalid_move_is_answered_and_a_second_one_ends_the_game() -> None:
     assert "outside the range" in ended[4].reason
 
 
-def test_a_game_that_notes_a_move_without_its_text_goes_on() -> None:
-    _, (said, reward, ended, *_) = play(make("Countdown-v0"), 0, ["[0 1 +]"])
-    assert "Current progress score" in said
-    assert (reward, ended) == (0.0, False)
+def test_a_game_that_mixes_up_arguments_plays_and_pays_what_it_means_to() -> None:
+    _, moved, warned, ended = play(make("Countdown-v0"), 0, ["[0 1 +]", "none", "none"])
+    progress = re.search(r"Current progress score: (\d\.\d+)", moved[0])[1]
+    assert "Reason: Invalid action format." in warned[0]
+    assert ended[1:4] == (pytest.approx(float(progress), abs=1e-3), True, False)
+    assert (ended[4].outcome, ended[4].reason[:36]) == (Outcome.UNPARSEABLE, "Invalid Move: Invalid action format.")
 
 
 def test_partial_rewards_are_the_games_own() -> None:

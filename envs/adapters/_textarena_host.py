@@ -15,6 +15,15 @@ from textarena.envs.registration import ENV_REGISTRY
 
 MOST_PLAYERS = 15
 _TOKEN = re.compile(r"\[[^\[\]\n]{1,40}\]")
+_refuse = ta.SinglePlayerState.set_invalid_move
+
+
+def _refuse_in_order(state: Any, reason: Any, reward: Any = -1.0) -> None:
+    """Refuses a move; four games, such as Countdown, give the reward before the reason."""
+    _refuse(state, *((reward, reason) if isinstance(reward, str) else (reason, reward)))
+
+
+ta.SinglePlayerState.set_invalid_move = _refuse_in_order
 
 
 def describe(spec: dict[str, Any]) -> dict[str, Any]:
