@@ -175,6 +175,9 @@ def test_the_members_of_a_group_begin_with_one_task() -> None:
     one, other = factory(), factory()
     assert [one.reset(**row) for row in rows] == [other.reset(**row) for row in rows]
     assert len({one.reset(**row) for row in rows}) == 3
+    for size in (-1, 6):
+        with pytest.raises(ConfigError, match=f"size must be a whole number from 1 to 5, not {size}"):
+            factory.dataset(size)
 
 
 def test_an_episode_is_judged_once_and_the_next_one_begins_anew() -> None:

@@ -18,6 +18,7 @@ from verigym.agents.episode import derive_seed
 from verigym.envs.mixture import EnvSpec
 from verigym.envs.question import QuestionEnv
 from verigym.envs.text_env import TextEnv
+from verigym.tasks._generate import whole_number
 from verigym.tasks.canonical import escape, render_call
 from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.verifiers.verdict import Outcome
@@ -79,14 +80,15 @@ class EnvironmentFactory:
 
         `prompt` is empty, for the environment says what is asked; `task` and `seed` begin its episode.
         """
-        ids = self._task_ids if size is None else self._task_ids[:size]
+        if size is not None:
+            size = whole_number("dataset", "size", size, 1, len(self._task_ids))
         rows = [
             {
                 "prompt": [{"role": "user", "content": ""}],
                 "task": task_id,
                 "seed": derive_seed(0, task_id) % 2**31,
             }
-            for task_id in ids
+            for task_id in self._task_ids[:size]
         ]
         return Dataset.from_list(rows)
 
