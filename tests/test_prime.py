@@ -45,6 +45,19 @@ def test_a_single_turn_is_judged_by_the_rubric() -> None:
     assert env.step("7")[1] == 0.25
 
 
+def test_an_environment_that_reads_the_reasoning_in_the_text_finds_it() -> None:
+    env = make("thinks")
+    for turn, paid in (("<think>twice</think>4", 1.5), ("4", 0.0)):
+        env.reset(options={"task": env.tasks.ids[2]})
+        assert env.step(turn)[1] == paid
+
+
+def test_the_prompt_of_a_completion_is_the_users() -> None:
+    env = make("completes")
+    assert env.reset(seed=0)[1]["messages"] == [{"role": "user", "content": "Twice 1 is"}]
+    assert env.step("2")[1] == 1.0
+
+
 def test_the_splits_are_those_of_the_environment() -> None:
     assert [len(make(split=split).tasks) for split in ("train", "test")] == [6, 3]
     assert make(split="test").tasks[0].prompt == "What is 50 + 50?"
