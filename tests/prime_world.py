@@ -87,6 +87,8 @@ def load_environment(kind: str = "single", weights: list[float] | None = None) -
     rubric = vf.Rubric(funcs=[right, short], weights=weights or [1.0, 0.0])
     if kind == "single":
         return vf.SingleTurnEnv(rubric=rubric, system_prompt="Answer with the number.", **data)
+    if kind == "empty":
+        return vf.SingleTurnEnv(rubric=rubric, dataset=rows(1).select([]))
     if kind == "thinks":
         parser = vf.ThinkParser()
         rubric = vf.Rubric(funcs=[parsed, parser.get_format_reward_func()], weights=[1.0, 0.5], parser=parser)

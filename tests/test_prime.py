@@ -150,6 +150,7 @@ def test_what_fails_in_it_is_an_infrastructure_error(kind: str, turn: str, reaso
         ({"environment": "no_such_env"}, ConfigError, "Could not import 'no_such_env' environment"),
         ({"environment": "nowhere.py"}, ConfigError, "there is no file nowhere.py"),
         ({"arguments": {"kind": "single", "wieghts": []}}, ConfigError, "unexpected keyword argument 'wieghts'"),
+        ({"arguments": {"kind": "empty"}}, ConfigError, "its data set for train is empty"),
         ({"arguments": {"kind": "group"}}, ConfigError, "its rubric has rewards for a group of rollouts"),
         ({"split": "eval"}, UnknownNameError, "no split of 'prime' named 'eval'"),
     ],

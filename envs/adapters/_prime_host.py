@@ -40,8 +40,9 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("its rubric has rewards for a group of rollouts, and an episode is judged by itself")
     if not env.score_rollouts:
         raise ValueError("it does not score its rollouts (score_rollouts is false)")
-    tools = [_schema(tool) for tool in env.tool_defs or []]
-    return {"size": len(_rows(json.dumps(spec))), "tools": tools}
+    if not (size := len(_rows(json.dumps(spec)))):
+        raise ValueError(f"its data set for {spec['split']} is empty")
+    return {"size": size, "tools": [_schema(tool) for tool in env.tool_defs or []]}
 
 
 @cache
