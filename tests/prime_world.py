@@ -21,6 +21,10 @@ async def right(completion: Any, answer: str, **kwargs: Any) -> float:
     return float(completion[-1]["content"].strip() == answer)
 
 
+def parsed(parser: Any, completion: Any, answer: str) -> float:
+    return float(parser.parse_answer(completion) == answer)
+
+
 def short(completion: Any) -> float:
     return float(len(completion[-1]["content"]) < 10)
 
@@ -70,6 +74,10 @@ def breaks(completion: Any, **kwargs: Any) -> float:
     raise KeyError("no such judge")
 
 
+def as_said(completion: Any, **kwargs: Any) -> float:
+    return float(completion[-1]["content"])
+
+
 async def of_the_group(completions: Any, **kwargs: Any) -> list[float]:
     return [0.0 for _ in completions]
 
@@ -79,10 +87,19 @@ def load_environment(kind: str = "single", weights: list[float] | None = None) -
     rubric = vf.Rubric(funcs=[right, short], weights=weights or [1.0, 0.0])
     if kind == "single":
         return vf.SingleTurnEnv(rubric=rubric, system_prompt="Answer with the number.", **data)
+    if kind == "empty":
+        return vf.SingleTurnEnv(rubric=rubric, dataset=rows(1).select([]))
+    if kind == "thinks":
+        parser = vf.ThinkParser()
+        rubric = vf.Rubric(funcs=[parsed, parser.get_format_reward_func()], weights=[1.0, 0.5], parser=parser)
+        return vf.SingleTurnEnv(parser=parser, rubric=rubric, **data)
+    if kind == "completes":
+        prompts = Dataset.from_list([{"prompt": "Twice 1 is", "answer": "2"}])
+        return vf.SingleTurnEnv(message_type="completion", rubric=rubric, dataset=prompts)
     if kind == "tools":
         return vf.ToolEnv(tools=[double], max_turns=4, rubric=rubric, **data)
     if kind in ("guess", "rewrites"):
         made = Guess if kind == "guess" else Rewrites
         return made(max_turns=10, rubric=vf.Rubric(funcs=[was_found]), **data)
-    funcs = {"breaks": breaks, "group": of_the_group}
+    funcs = {"breaks": breaks, "as_said": as_said, "group": of_the_group}
     return vf.SingleTurnEnv(rubric=vf.Rubric(funcs=[funcs[kind]]), **data)

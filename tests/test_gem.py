@@ -86,6 +86,7 @@ def test_the_data_sets_of_reasoning_gym_are_there() -> None:
         ({"game": ""}, ConfigError, "needs a name, such as game="),
         ({"game": "game:Sudoku-v0-esy"}, UnknownNameError, "did you mean 'game:Sudoku-v0-easy'?"),
         ({"options": {"max_turns": 2, "min_number": "1"}}, ConfigError, "gem-llm cannot make 'game:Guess"),
+        ({"game": "game:Wordle-v0-hard"}, ConfigError, "LookupError: Resource words not found."),
         ({"seed": -1}, ConfigError, "seed"),
     ],
 )

@@ -45,6 +45,19 @@ def test_a_single_turn_is_judged_by_the_rubric() -> None:
     assert env.step("7")[1] == 0.25
 
 
+def test_an_environment_that_reads_the_reasoning_in_the_text_finds_it() -> None:
+    env = make("thinks")
+    for turn, paid in (("<think>twice</think>4", 1.5), ("4", 0.0)):
+        env.reset(options={"task": env.tasks.ids[2]})
+        assert env.step(turn)[1] == paid
+
+
+def test_the_prompt_of_a_completion_is_the_users() -> None:
+    env = make("completes")
+    assert env.reset(seed=0)[1]["messages"] == [{"role": "user", "content": "Twice 1 is"}]
+    assert env.step("2")[1] == 1.0
+
+
 def test_the_splits_are_those_of_the_environment() -> None:
     assert [len(make(split=split).tasks) for split in ("train", "test")] == [6, 3]
     assert make(split="test").tasks[0].prompt == "What is 50 + 50?"
@@ -100,6 +113,11 @@ def test_a_budget_ends_the_rollout_and_the_rubric_judges_it() -> None:
     env.reset(options={"task": env.tasks.ids[4]})
     *_, truncated, info = env.step("<tool_call>8")
     assert (truncated, info["verdict"].outcome) == (True, Outcome.WRONG)
+    twice = make("tools", max_turns=2)
+    twice.reset(options={"task": twice.tasks.ids[4]})
+    twice.step("<tool_call>8")  # which verifiers does not hear
+    *_, truncated, info = twice.step(render_call("double", {"number": 4}))
+    assert (truncated, info["verdict"].components["num_turns"]) == (True, 1.0)
     cut = make(max_tokens_per_turn=3)
     cut.reset(options={"task": cut.tasks.ids[4]})
     _, reward, _, truncated, info = cut.step("it is 8 or so")
@@ -111,6 +129,8 @@ def test_a_budget_ends_the_rollout_and_the_rubric_judges_it() -> None:
     ("kind", "turn", "reason"),
     [
         ("breaks", "8", "verifiers failed: ValueError: its rubric failed at breaks: KeyError: 'no such judge'"),
+        ("as_said", "nan", "verifiers failed: it pays a reward of nan"),
+        ("as_said", "-inf", "verifiers failed: it pays a reward of -inf"),
         ("guess", "eight", "verifiers failed: ValueError: invalid literal for int()"),
         ("rewrites", "1", "verifiers failed: ValueError: it rewrites what was said before"),
     ],
@@ -130,6 +150,7 @@ def test_what_fails_in_it_is_an_infrastructure_error(kind: str, turn: str, reaso
         ({"environment": "no_such_env"}, ConfigError, "Could not import 'no_such_env' environment"),
         ({"environment": "nowhere.py"}, ConfigError, "there is no file nowhere.py"),
         ({"arguments": {"kind": "single", "wieghts": []}}, ConfigError, "unexpected keyword argument 'wieghts'"),
+        ({"arguments": {"kind": "empty"}}, ConfigError, "its data set for train is empty"),
         ({"arguments": {"kind": "group"}}, ConfigError, "its rubric has rewards for a group of rollouts"),
         ({"split": "eval"}, UnknownNameError, "no split of 'prime' named 'eval'"),
     ],

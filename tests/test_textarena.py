@@ -91,6 +91,14 @@ def test_an_invalid_move_is_answered_and_a_second_one_ends_the_game() -> None:
     assert "outside the range" in ended[4].reason
 
 
+def test_a_game_that_mixes_up_arguments_plays_and_pays_what_it_means_to() -> None:
+    _, moved, warned, ended = play(make("Countdown-v0"), 0, ["[0 1 +]", "none", "none"])
+    progress = re.search(r"Current progress score: (\d\.\d+)", moved[0])[1]
+    assert "Reason: Invalid action format." in warned[0]
+    assert ended[1:4] == (pytest.approx(float(progress), abs=1e-3), True, False)
+    assert (ended[4].outcome, ended[4].reason[:36]) == (Outcome.UNPARSEABLE, "Invalid Move: Invalid action format.")
+
+
 def test_partial_rewards_are_the_games_own() -> None:
     env = make(options={"max_turns": 2})
     env.reset(options={"task": env.tasks.ids[0]})
@@ -132,6 +140,11 @@ def test_random_moves_are_found_in_other_games(game: str) -> None:
                 break
         assert "over" in reply
         assert not reply["invalid"]
+
+
+@pytest.mark.parametrize("game", [TICTACTOE, "Golf-v0"])  # which refuse one player by an assertion, or a ValueError
+def test_as_few_play_as_the_game_can_have(game: str) -> None:
+    assert make(game)._spec["players"] == 2
 
 
 def test_an_agent_may_play_the_opponent() -> None:
@@ -272,6 +285,22 @@ def test_close_ends_a_step_that_waits_for_the_game() -> None:
     assert began.is_set()
 
 
+def test_close_ends_a_step_that_waits_for_an_opponent() -> None:
+    ended = threading.Event()
+
+    class Ponders:
+        def act(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+            env.close()
+            assert ended.wait(30)
+            return "[0]"
+
+    env = make(TICTACTOE, opponent=Ponders())
+    env.reset(options={"task": env.tasks.ids[0]})
+    with pytest.raises(_sessions.EnvClosedError):
+        env.step("[4]")
+    ended.set()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -279,6 +308,7 @@ def test_close_ends_a_step_that_waits_for_the_game() -> None:
         ({"game": "TicTacTo-v0"}, UnknownNameError, "did you mean 'TicTacToe-v0'?"),
         ({"game": "Wordle-v0"}, ConfigError, "textarena cannot make 'Wordle-v0': LookupError: Resource"),
         ({"options": {"max_turn": 3}}, ConfigError, "unexpected keyword argument 'max_turn'"),
+        ({"players": "2"}, ConfigError, "players must be a whole number of at least 1, not '2'"),
         ({"players": 3}, ConfigError, "The number of players has to be 1, received 3"),
         ({"opponent": "nothing:at_all"}, ConfigError, "must name a function"),
         ({"split": "trian"}, UnknownNameError, "did you mean 'train'?"),

@@ -175,6 +175,9 @@ def test_the_members_of_a_group_begin_with_one_task() -> None:
     one, other = factory(), factory()
     assert [one.reset(**row) for row in rows] == [other.reset(**row) for row in rows]
     assert len({one.reset(**row) for row in rows}) == 3
+    for size in (-1, 6):
+        with pytest.raises(ConfigError, match=f"size must be a whole number from 1 to 5, not {size}"):
+            factory.dataset(size)
 
 
 def test_an_episode_is_judged_once_and_the_next_one_begins_anew() -> None:
@@ -233,6 +236,24 @@ def test_an_infrastructure_error_is_no_reward_of_zero(text: str, why: str, caplo
         assert environment_reward([last(text)], [rollout], log_metric=counted.__setitem__) == [None]
     assert why in caplog.text
     assert counted == {"infra_errors": 1.0}
+
+
+def away(task: Any) -> Any:
+    raise OSError("no user answers")
+
+
+def test_an_episode_that_cannot_begin_has_no_reward_and_the_next_one_begins(monkeypatch, caplog) -> None:
+    factory = environment_factory(CALCULATOR, **OPTIONS)
+    (row, _), rollout = factory.dataset(), factory()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(rollout._env, "opening", away)
+        rollout.reset(**row)
+        assert environment_reward([last("4")], [rollout]) == [None]
+    assert "OSError: no user answers" in caplog.text
+    assert "What is" in rollout.reset(**row)
+    assert environment_reward([last("none")], [rollout]) == [0.0]
+    with pytest.raises(UnknownNameError, match="no task"):
+        rollout.reset(task="another/0", seed=0)
 
 
 def test_what_trl_cannot_play_is_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,6 +22,7 @@ except ImportError:  # then no package draws from it
     numpy = None  # type: ignore[assignment]
 
 MEMORY_BYTES = 8 << 30
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Session:
@@ -69,7 +71,7 @@ def load() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 def describe(error: BaseException) -> str:
     """An exception in one line: its type, and the first line of it that says anything."""
-    lines = (line.strip() for line in str(error).splitlines())
+    lines = (line.strip() for line in _COLOURS.sub("", str(error)).splitlines())
     said = next((line for line in lines if any(map(str.isalnum, line))), "")
     return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
 

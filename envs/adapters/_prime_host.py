@@ -40,8 +40,9 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("its rubric has rewards for a group of rollouts, and an episode is judged by itself")
     if not env.score_rollouts:
         raise ValueError("it does not score its rollouts (score_rollouts is false)")
-    tools = [_schema(tool) for tool in env.tool_defs or []]
-    return {"size": len(_rows(json.dumps(spec))), "tools": tools}
+    if not (size := len(_rows(json.dumps(spec)))):
+        raise ValueError(f"its data set for {spec['split']} is empty")
+    return {"size": size, "tools": [_schema(tool) for tool in env.tool_defs or []]}
 
 
 @cache
@@ -151,9 +152,12 @@ class Session:
                 for number, call in enumerate(move["calls"])
             ]
             self._turns += 1
+            reasoning, content = move["reasoning"], move["content"]
+            if reasoning and isinstance(self._env.parser, vf.ThinkParser):  # which reads it in the text alone
+                reasoning, content = "", f"<think>\n{reasoning}\n</think>\n\n{content}"
             message = ResponseMessage(
-                content=move["content"],
-                reasoning_content=move["reasoning"] or None,
+                content=content,
+                reasoning_content=reasoning or None,
                 tool_calls=calls or None,
                 finish_reason="length" if move["last"] else "tool_calls" if calls else "stop",
                 is_truncated=move["last"],
@@ -221,7 +225,8 @@ def _plain(message: Any) -> tuple[str, Any]:
 def _told(message: Any) -> dict[str, str]:
     if not isinstance(message.content or "", str):
         raise ValueError("a message has other content than text")
-    return {"role": message.role, "content": message.content or ""}
+    role = "user" if message.role == "text" else message.role  # the prompt of a completion
+    return {"role": role, "content": message.content or ""}
 
 
 def _text(messages: list[dict[str, str]]) -> str:

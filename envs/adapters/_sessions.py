@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import sys
 import threading
@@ -84,6 +85,8 @@ class Session:
             reply = self._ask("move", move=move)
         if "lost" in reply:
             raise SessionError("two workers in a row failed at one turn")
+        if not math.isfinite(reply.get("reward", 0.0)):
+            raise SessionError(f"it pays a reward of {reply['reward']}")
         self._moves.append(move)
         self._replies.append(reply)
         return reply

@@ -15,6 +15,15 @@ from textarena.envs.registration import ENV_REGISTRY
 
 MOST_PLAYERS = 15
 _TOKEN = re.compile(r"\[[^\[\]\n]{1,40}\]")
+_refuse = ta.SinglePlayerState.set_invalid_move
+
+
+def _refuse_in_order(state: Any, reason: Any, reward: Any = -1.0) -> None:
+    """Refuses a move; four games, such as Countdown, give the reward before the reason."""
+    _refuse(state, *((reward, reason) if isinstance(reward, str) else (reason, reward)))
+
+
+ta.SinglePlayerState.set_invalid_move = _refuse_in_order
 
 
 def describe(spec: dict[str, Any]) -> dict[str, Any]:
@@ -24,9 +33,10 @@ def describe(spec: dict[str, Any]) -> dict[str, Any]:
     problem: Exception | None = None
     wanted = range(1, MOST_PLAYERS + 1) if spec["players"] is None else [spec["players"]]
     for players in wanted:
+        game = _make(spec)
         try:
-            _make(spec).reset(num_players=players, seed=0)
-        except AssertionError as error:  # the number of players is asserted
+            game.reset(num_players=players, seed=0)
+        except (AssertionError, ValueError) as error:  # how games refuse a number of players
             problem = problem or error
         else:
             return {"players": players}
@@ -80,7 +90,8 @@ class Session:
             return observation.strip()
         said = []
         for sender, message, kind in observation:
-            if kind == ObservationType.PLAYER_ACTION and sender == reader:
+            own = kind == ObservationType.PLAYER_ACTION and sender == reader
+            if own or not isinstance(message, str):  # some games of one player mix up what their own move is noted with
                 continue
             name = self._env.state.role_mapping.get(sender, f"Player {sender}")
             said.append(message.strip() if sender == GAME_ID else f"[{name}] {message.strip()}")

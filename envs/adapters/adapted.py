@@ -84,7 +84,7 @@ class AdaptedEnv(TextEnv):
         self.instructions, self._spec, self._python = instructions, spec, python
         self._session: Session | None = None
         self._end: Ending | None = None
-        self._heard = 0  # turns that the package got
+        self._heard = 0  # the number of the last turn that the package got
 
     def opening(self, task: Task) -> list[Message]:
         start = {"spec": self._spec, **{name: task.metadata[name] for name in ("seed", "index")}}
@@ -100,7 +100,7 @@ class AdaptedEnv(TextEnv):
 
     def respond(self, action: str) -> Reply:
         assert self._session is not None
-        self._heard += 1
+        self._heard = len(self._turns)
         try:
             return self.play(self._session, action)
         except SessionError as error:

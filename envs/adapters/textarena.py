@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from verigym.envs._options import player
+from verigym.envs._waiting import call_until
 from verigym.envs.adapters._sessions import Session
 from verigym.envs.adapters.adapted import AdaptedEnv, Ending, described, seeded_tasks, turn_text
 from verigym.envs.text_env import Budget, Message, Reply
+from verigym.tasks._generate import whole_number
 from verigym.tasks.errors import TaskDataError
 from verigym.tasks.worlds.simulated import Player
 
@@ -66,6 +69,8 @@ class TextArenaEnv(AdaptedEnv):
         chance: float | None = None,
         render_mode: str | None = None,
     ) -> None:
+        if players is not None:
+            players = whole_number("textarena", "players", players, 1, None)
         spec = {"game": game, "options": dict(options or {}), "players": players}
         spec = {**spec, "players": described(TextArenaEnv, python, spec, game)["players"]}
         drawn = seeded_tasks(TextArenaEnv, python, spec, split, seed)
@@ -111,7 +116,7 @@ class TextArenaEnv(AdaptedEnv):
                 continue
             seen = self._seen[reply["player"]]
             seen.append({"role": "user", "content": reply["text"]})
-            said = self._opponent.act(seen)
+            said = call_until(self._closed, partial(self._opponent.act, seen))
             seen.append({"role": "assistant", "content": said})
             reply = session.move(text=turn_text(said))
         return reply

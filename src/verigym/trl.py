@@ -18,8 +18,9 @@ from verigym.agents.episode import derive_seed
 from verigym.envs.mixture import EnvSpec
 from verigym.envs.question import QuestionEnv
 from verigym.envs.text_env import TextEnv
+from verigym.tasks._generate import whole_number
 from verigym.tasks.canonical import escape, render_call
-from verigym.tasks.errors import ConfigError
+from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.verifiers.verdict import Outcome
 
 _log = logging.getLogger(__name__)
@@ -79,14 +80,15 @@ class EnvironmentFactory:
 
         `prompt` is empty, for the environment says what is asked; `task` and `seed` begin its episode.
         """
-        ids = self._task_ids if size is None else self._task_ids[:size]
+        if size is not None:
+            size = whole_number("dataset", "size", size, 1, len(self._task_ids))
         rows = [
             {
                 "prompt": [{"role": "user", "content": ""}],
                 "task": task_id,
                 "seed": derive_seed(0, task_id) % 2**31,
             }
-            for task_id in ids
+            for task_id in self._task_ids[:size]
         ]
         return Dataset.from_list(rows)
 
@@ -102,11 +104,20 @@ class Rollout:
         self._return, self._verdict, self._failure = 0.0, None, ""
 
     def reset(self, **row: Any) -> str:
-        """Begins the episode of a row of `EnvironmentFactory.dataset`; returns what is asked."""
+        """Begins the episode of a row of `EnvironmentFactory.dataset`; returns what is asked.
+
+        One that cannot begin has no reward. Raises ConfigError or UnknownNameError for a row of another data set.
+        """
         if "task" not in row or "seed" not in row:
             raise ConfigError("a row needs the columns task and seed: train_dataset=factory.dataset()")
         self._return, self._verdict, self._failure = 0.0, None, ""
-        _, info = self._env.reset(seed=row["seed"], options={"task": row["task"]})
+        try:
+            _, info = self._env.reset(seed=row["seed"], options={"task": row["task"]})
+        except (ConfigError, UnknownNameError):
+            raise
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            return _OVER
         if info["tools"] != self._schemas:
             raise ConfigError(f"{self._id} has other tools for the task '{row['task']}': TRL's are the same for all")
         roles = [message["role"] for message in info["messages"]]
