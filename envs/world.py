@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from verigym.envs._options import Demonstrate, chance_of, load_tasks, player, positive, resolve, shortened
+from verigym.envs._waiting import call_until
 from verigym.envs.text_env import Budget, Message, Reply, TextEnv
 from verigym.tasks.canonical import parse_turn
 from verigym.tasks.errors import EnvUsageError
@@ -17,6 +19,8 @@ from verigym.tasks.worlds.simulated import Player
 from verigym.verifiers.state import gold_turns
 from verigym.verifiers.verdict import Submission
 from verigym.verifiers.verifier import Verifier
+
+T = TypeVar("T")
 
 
 class WorldEnv(TextEnv):
@@ -87,7 +91,7 @@ class WorldEnv(TextEnv):
 
     def opening(self, task: Task) -> list[Message]:
         self._scenario = Scenario(task, self._player)
-        said = self._scenario.user.opening()
+        said = self._heard(self._scenario.user.opening)
         text = f"{said}\n\n{self.instructions}" if self.instructions else said
         rules = "\n\n".join(filter(None, [self.system_prompt, task.metadata.get("policy", "")]))
         system = [{"role": "system", "content": rules}] if rules else []
@@ -100,7 +104,7 @@ class WorldEnv(TextEnv):
     def respond(self, action: str) -> Reply:
         turn = parse_turn(action)
         if not (turn.calls or turn.errors):
-            said, final = self._scenario.hear(turn.content)
+            said, final = self._heard(partial(self._scenario.hear, turn.content))
             return Reply([{"role": "user", "content": said}], final=final)
         answers = [
             {"role": "tool", "name": call.name, "content": self._call(call.name, call.arguments)} for call in turn.calls
@@ -118,6 +122,10 @@ class WorldEnv(TextEnv):
         if self._task is None:
             raise EnvUsageError("demonstration outside an episode: call reset first")
         return gold_turns(self._task) if self._demonstrate is None else self._demonstrate(self._task, rng)
+
+    def _heard(self, user: Callable[[], T]) -> T:
+        """What the user says: a script at once, another agent until the environment is closed."""
+        return user() if self._player is None else call_until(self._closed, user)
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
         if self._scenario.world.ended:

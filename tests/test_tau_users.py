@@ -16,7 +16,7 @@ from verigym.agents.endpoint import EndpointAgent
 from verigym.envs.world import WorldEnv
 from verigym.tasks._tau_user import first_person, script
 from verigym.tasks.canonical import render_call
-from verigym.tasks.errors import ConfigError, TaskDataError
+from verigym.tasks.errors import ConfigError, EnvClosedError, TaskDataError
 from verigym.tasks.worlds.customer import ALL_DONE, GO_ON, NO_OTHERS, YES, Customer
 from verigym.tasks.worlds.simulated import GREETING, STOP
 from verigym.tasks.worlds.user import NO_MORE, THANKS
@@ -245,6 +245,33 @@ def one_task():
     move = {"name": "move_order", "arguments": {"order": 1, "day": 5}}
     task = tasks.Task("t", "Move it.", {"turns": [[move], "Done."]}, metadata)
     return tasks.TaskSet([task], name="one", split="train")
+
+
+def test_a_step_that_waits_for_a_simulated_user_ends_with_the_environment(one_task):
+    asked, answers = threading.Event(), iter(["Hello."])
+
+    class Thinking(Agent):
+        def act(self, messages, tools=()):
+            for answer in answers:
+                return answer
+            asked.set()
+            threading.Event().wait()
+
+    env, raised = WorldEnv(one_task, user=Thinking(), verifier="service"), []
+    env.reset(seed=0)
+
+    def step():
+        try:
+            env.step("To which day?")
+        except EnvClosedError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=step, daemon=True)
+    thread.start()
+    assert asked.wait(60)
+    env.close()
+    thread.join(60)
+    assert len(raised) == 1
 
 
 def test_an_agent_plays_the_user_with_the_roles_changed_until_it_stops(one_task):
