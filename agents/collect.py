@@ -29,8 +29,8 @@ _LOSSES = 3  # of environments' workers, in one episode, beyond which the episod
 class EnvPool:
     """Environments by spec, made when needed and used again after an episode."""
 
-    def __init__(self, specs: Sequence[EnvSpec], make: Callable[[EnvSpec], Env] = EnvSpec.make) -> None:
-        self.specs, self._make = list(specs), make
+    def __init__(self, specs: Sequence[EnvSpec], make: Callable[[EnvSpec], Env] | None = None) -> None:
+        self.specs, self._make = list(specs), make or (lambda spec: spec.make())  # which a kind of spec may override
         self._free: list[list[Env]] = [[] for _ in self.specs]
         self._lock = threading.Lock()
 
@@ -81,7 +81,7 @@ class Collector:
         env_workers: EnvWorkers | None = None,
     ) -> None:
         self.env_workers = env_workers
-        make, threads = (env_workers.make, env_workers.calls) if env_workers else (EnvSpec.make, 64)
+        make, threads = (env_workers.make, env_workers.calls) if env_workers else (None, 64)
         self.agent, self.pool, self.snapshots = agent, EnvPool(envs, make), snapshots
         if snapshots:
             self._require_snapshots()

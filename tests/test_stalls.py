@@ -172,9 +172,19 @@ def test_signals_are_as_they_were_after_a_watch() -> None:
 def test_a_warm_start_tells_what_it_is_at_and_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sums = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1, "max_tokens_per_turn": 8})
     config = SFTConfig(envs=(sums,), output=str(tmp_path / "model"), steps=1, batch_size=4, demonstrations=8)
-    asked = sft(config, lambda step, metrics: signal.raise_signal(signal.SIGQUIT))
+    said = ""
+
+    def ask(step: int, metrics: object) -> None:
+        nonlocal said
+        signal.raise_signal(signal.SIGQUIT)
+        deadline = time.monotonic() + 60
+        while "threads," not in said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said += capfd.readouterr().err
+
+    asked = sft(config, ask)
     assert (asked.folder / "config.json").is_file()
-    assert "run: learning (" in capfd.readouterr().err
+    assert "run: learning (" in said
 
 
 def test_a_watch_outside_the_main_thread_leaves_signals_alone() -> None:

@@ -229,7 +229,7 @@ def test_train_and_test_share_no_game() -> None:
 
 
 def hosts() -> list[psutil.Process]:
-    return [psutil.Process(pid) for host in _sessions._hosts.values() for pid in host.pids()]
+    return [psutil.Process(pid) for host in _sessions._hosts.values() for pid in host.pids() if psutil.pid_exists(pid)]
 
 
 def test_an_episode_goes_on_where_its_worker_was_killed() -> None:
