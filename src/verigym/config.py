@@ -148,11 +148,6 @@ class TrainConfig:
             raise ConfigError("deterministic needs staleness 0: what is played beside the learner is never the same")
         if self.forks:
             raise ConfigError("turn_fork compares continuations by one policy: it needs staleness 0")
-        if self.engine.kind == "vllm-server":
-            raise ConfigError(
-                "staleness needs an engine that takes weights while requests run; a vllm-server does not: set "
-                "staleness to 0, or engine.kind to transformers, vllm or ray"
-            )
 
     @property
     def policy(self) -> PolicyConfig:
