@@ -141,6 +141,8 @@ class VLLMServerEngine(Engine):
             self._waiting.put(None)
         self._threads = 0
 
+    # Weights.
+
     def _load(self, folder: Path, version: int) -> None:
         """Until it resumes the server takes requests, and drops them, but samples nothing."""
         try:
