@@ -74,16 +74,18 @@ def drive(engine: Engine) -> dict[int, Generation]:
     return done
 
 
-def metric(engine: Engine, name: str) -> float:
+def metric(engine: Engine, name: str = "generation_tokens_total") -> float:
     """What the server counts."""
     page = urllib.request.urlopen(f"{engine.url}/metrics").read().decode()
     return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f"vllm:{name}{{"))
 
 
-def wait_for_tokens(engine: Engine) -> None:
-    """Until the server has drawn some for requests that were submitted."""
-    before = metric(engine, "generation_tokens_total")
-    while metric(engine, "generation_tokens_total") < before + 50:
+def submit_and_wait(engine: Engine, requests: list[Request]) -> None:
+    """Until the server has drawn some tokens for them."""
+    before = metric(engine)
+    for request in requests:
+        engine.submit(request)
+    while metric(engine) < before + 50:
         time.sleep(0.01)
 
 
@@ -188,9 +190,7 @@ def test_running_requests_go_on_with_new_weights_and_each_token_has_its_version(
     models, spans, number = {0: load_model(checkpoint)}, 0, count()
     while spans < 4:  # an update may come too late, or too early, for some of them
         requests = [Request(i, i, prompt(5 + 9 * i), i, Sampling(1200, (0.7, 1.0)[i % 2])) for i in range(6)]  # 2 wait
-        for request in requests:
-            engine.submit(request)
-        wait_for_tokens(engine)
+        submit_and_wait(engine, requests)
         for _ in range(2):
             version = next(number) + 1
             models[version] = deepcopy(models[version - 1])
@@ -203,9 +203,7 @@ def test_running_requests_go_on_with_new_weights_and_each_token_has_its_version(
 
 @pytest.mark.slow
 def test_a_request_that_is_cancelled_does_not_go_on_after_an_update(engine: Engine, checkpoint: Path) -> None:
-    for i in range(2):
-        engine.submit(Request(i, i, prompt(8), i, Sampling(1000)))
-    wait_for_tokens(engine)
+    submit_and_wait(engine, [Request(i, i, prompt(8), i, Sampling(1000)) for i in range(2)])
     engine.cancel(0)
     engine.update_weights(load_model(checkpoint).named_parameters(), 1)
     assert set(drive(engine)) == {1}
