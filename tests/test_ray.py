@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
+from verigym.agents.engines.weight_group import open_transfer
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
@@ -374,12 +376,48 @@ def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, che
         ({"kind": "ray", "ray": {"gpus": 2}}, r"engine.ray.gpus lie in \[0, 1\]"),
         ({"kind": "ray", "ray": {"timeout": 0}}, "engine.ray.timeout must be above 0"),
         ({"kind": "ray", "ray": {"of": "ray"}}, "engine.ray.of must be one of transformers, vllm"),
+        (
+            {"kind": "ray", "ray": {"transfer": "nccl", "of": "vllm"}},
+            "transfer nccl .* needs engine.ray.of vllm and gpus 1",
+        ),
+        (
+            {"kind": "ray", "ray": {"transfer": "nccl", "gpus": 1}},
+            "transfer nccl .* needs engine.ray.of vllm and gpus 1",
+        ),
         ({"ray": {"actors": 3}}, "engine.kind is transformers; set it to ray"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(EngineConfig, settings, "engine")
+
+
+@pytest.mark.parametrize(
+    ("settings", "learner", "actors", "why"),
+    [
+        ({}, "A", ["B", "C"], None),
+        ({}, None, ["B", "C"], "the learner has none"),
+        ({}, "A", ["A", "B"], "do not have one for themselves"),
+        ({}, "A", ["B", "B"], "do not have one for themselves"),
+        ({}, "A", ["B", None], "do not have one for themselves"),
+        ({"gpus": 0.5}, "A", ["B", "C"], "do not have one for themselves"),
+    ],
+)
+def test_weights_go_from_gpu_to_gpus_where_each_has_its_own(
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict,
+    learner: str | None,
+    actors: list[str | None],
+    why: str | None,
+) -> None:
+    config = RayConfig(of="vllm", **({"gpus": 1} | settings))
+    assert (open_transfer(config, str(checkpoint), learner, actors) is None) == bool(why)
+    assert [why in said for said in caplog.messages] == [True] if why else not caplog.messages
+    assert open_transfer(replace(config, transfer="store"), str(checkpoint), learner, actors) is None
+    if why and config.gpus == 1:
+        with pytest.raises(ConfigError, match=f"engine.ray.transfer nccl goes from GPU to GPUs, but .*{why}"):
+            open_transfer(replace(config, transfer="nccl"), str(checkpoint), learner, actors)
 
 
 def test_lockstep_is_refused() -> None:

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -29,6 +29,7 @@ _SHARD_BYTES = 256 << 20  # of tensors in one object of the store, more or less
 _STATE = "state.pt"  # of a run's checkpoint, and of no use here; nor is what is in folders
 _SERIALS = count(1)
 
+Named = tuple[str, Tensor]
 Order = tuple[str, Any]  # a method of an engine that gives no answer, and its argument
 
 
@@ -95,28 +96,33 @@ class Checkpoint:
             return make(folder)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Update:
-    """Weights in the object store. Later updates have higher serial numbers."""
+    """Weights of which each shard is in the object store, or kept in the driver's memory until it is asked for.
 
-    serial: int
+    Later updates have higher serial numbers.
+    """
+
     version: int
-    names: frozenset[str]
-    shards: Sequence[Any]
+    serial: int = field(default_factory=lambda: next(_SERIALS))
+    names: set[str] = field(default_factory=set)
+    shards: list[Any] = field(default_factory=list)
 
-    @classmethod
-    def put(cls, tensors: Iterable[tuple[str, Tensor]], version: int, dtype: torch.dtype) -> Update:
-        """Sends tensors to the store, those of floating point in the engines' precision."""
+    def keep(self, tensors: Iterable[Named], dtype: torch.dtype) -> Iterator[list[Named]]:
+        """Adds tensors, those of floating point in the engines' precision; gives each shard on when it is kept."""
+        for shard in _shards(tensors, dtype):
+            self.names |= {name for name, _ in shard}
+            self.shards.append([(name, _pack(tensor)) for name, tensor in shard])
+            yield shard
+
+    def put(self) -> Update:
+        """Itself, after what was kept here has gone to the store."""
         import ray
 
-        names: set[str] = set()
-        shards = []
-        for shard in _shards(tensors, dtype):
-            names.update(name for name, _ in shard)
-            shards.append(ray.put(shard))
-        return cls(next(_SERIALS), version, frozenset(names), shards)
+        self.shards = [ray.put(shard) if isinstance(shard, list) else shard for shard in self.shards]
+        return self
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self) -> Iterator[Named]:
         """Fetches one shard at a time."""
         import ray
 
@@ -132,6 +138,7 @@ class Started:
     max_context: int
     whole_layers: bool
     pid: int
+    gpu: str | None  # its UUID
 
 
 class EngineActor:
@@ -149,12 +156,20 @@ class EngineActor:
 
     def start(self, make: Callable[[str], Engine], checkpoint: Checkpoint) -> Started:
         self.engine = checkpoint.load(make)
-        return Started(self.engine.max_context, self.engine.whole_layers, os.getpid())
+        return Started(self.engine.max_context, self.engine.whole_layers, os.getpid(), self.engine.gpu)
 
     def take(self, updates: Sequence[Update]) -> None:
         """Takes updates, in their order."""
         for update in updates:
             self.engine.update_weights(update.tensors(), update.version)
+
+    def transfer(self, step: str, arguments: Mapping[str, Any]) -> None:
+        """A step of an update that goes from GPU to GPU."""
+        self.engine.transfer(step, **arguments)  # type: ignore[attr-defined]
+
+    def transferred(self, version: int) -> None:
+        """The last one."""
+        self.engine.transferred(version)  # type: ignore[attr-defined]
 
     def advance(self, orders: Sequence[Order], seconds: float) -> list[Generation]:
         """Follows orders and then steps for about so long; returns what ended."""
@@ -183,11 +198,11 @@ class EngineActor:
 Packed = tuple[NDArray[np.uint8], torch.dtype, torch.Size]
 
 
-def _shards(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[list[tuple[str, Packed]]]:
-    shard: list[tuple[str, Packed]] = []
+def _shards(tensors: Iterable[Named], dtype: torch.dtype) -> Iterator[list[Named]]:
+    shard: list[Named] = []
     for name, tensor in tensors:
-        shard.append((name, _pack(tensor.to(dtype) if tensor.is_floating_point() else tensor)))
-        if sum(packed[0].nbytes for _, packed in shard) > _SHARD_BYTES:
+        shard.append((name, tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()))
+        if sum(tensor.nbytes for _, tensor in shard) > _SHARD_BYTES:
             yield shard
             shard = []
     if shard:
@@ -196,7 +211,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> Iterat
 
 def _pack(tensor: Tensor) -> Packed:
     """As bytes: numpy has no bfloat16, and the store hands out arrays without a copy."""
-    whole = tensor.detach().cpu().contiguous()
+    whole = tensor.to("cpu", copy=True).contiguous()  # what the learner goes on changing is not what is kept
     return whole.reshape(-1).view(torch.uint8).numpy(), whole.dtype, whole.shape
 
 

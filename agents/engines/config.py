@@ -22,6 +22,9 @@ class RayConfig:
     """CPU cores of each actor."""
     gpus: float = 0.0
     """GPUs of each actor: 1, a share of one, or 0 to play on CPU."""
+    transfer: Literal["nccl", "store"] | None = None
+    """How weights reach the actors: by vLLM's NCCL weight transfer or through Ray's object store; None takes nccl where
+    the learner and each vLLM actor have a GPU for themselves, and store elsewhere."""
     env_workers: int = 0
     """Processes that step the environments, on a CPU core each; 0 steps them in the learner's process."""
     timeout: float = 600.0
@@ -32,6 +35,8 @@ class RayConfig:
             raise ConfigError(f"engine.ray.actors must be at least 1, not {self.actors}")
         if not self.cpus > 0 or not 0 <= self.gpus <= 1:
             raise ConfigError("engine.ray.cpus must be above 0 and engine.ray.gpus lie in [0, 1]")
+        if self.transfer == "nccl" and (self.of != "vllm" or self.gpus != 1):
+            raise ConfigError("engine.ray.transfer nccl goes from GPU to GPUs: it needs engine.ray.of vllm and gpus 1")
         if self.env_workers < 0:
             raise ConfigError(f"engine.ray.env_workers must be at least 0, not {self.env_workers}")
         if not self.timeout > 0:

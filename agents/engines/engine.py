@@ -111,6 +111,13 @@ class WholeLayers:
                 raise EngineError(f"an update has a part of '{layer}' and lacks '{min(names)}'; send layers whole")
 
 
+def own_gpu() -> str | None:
+    """The UUID of this process's GPU, which no other on any machine has; None without one."""
+    return (
+        str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if torch.cuda.is_available() else None
+    )
+
+
 def refuse_unknown(name: str, names: Container[str]) -> None:
     """Raises EngineError for a tensor that the rollout model does not have."""
     if name not in names:
@@ -136,6 +143,7 @@ class Engine(ABC):
 
     version: int = 0
     whole_layers: bool = False  # an update that has a tensor of a layer (`layer_of`) must have all of it
+    gpu: str | None = None  # UUID of the one that it takes weights on from another GPU (`transfer`)
 
     @property
     def copies(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from verigym.agents.engines.config import EngineConfig, RayConfig
-from verigym.agents.engines.engine import Engine
+from verigym.agents.engines.engine import Engine, own_gpu
 
 
 def make_engine(
@@ -33,9 +33,8 @@ def make_engine(
         from verigym.agents.engines.ray import RayEngine
 
         of = replace(config, kind=config.ray.of, ray=RayConfig())
-        device = "cuda" if config.ray.gpus else "cpu"
-        make = partial(make_engine, of, dtype=dtype, device=device, slots=slots)
-        return RayEngine(make, model, config.ray, dtype=dtype)
+        make = partial(make_engine, of, dtype=dtype, device="cuda" if config.ray.gpus else "cpu", slots=slots)
+        return RayEngine(make, model, config.ray, dtype=dtype, learner_gpu=None if device == "cpu" else own_gpu())
     from verigym.agents.agent import load_model
     from verigym.agents.engines.transformers import TransformersEngine
 

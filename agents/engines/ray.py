@@ -18,6 +18,7 @@ from torch import Tensor
 from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Held, Request, first_line, refuse_impossible
+from verigym.agents.engines.weight_group import Transfer, open_transfer
 from verigym.tasks.activity import moved
 from verigym.tasks.errors import EngineError, SyncError, VerigymError
 
@@ -63,27 +64,36 @@ class RayEngine(Engine):
 
     An episode's turns go to one actor, and a group's episodes to the same one while that divides the work evenly:
     keys and values are used again there. An update of the weights is put into the object store once, and each actor
-    fetches it.
+    fetches it; from GPU to GPUs it is sent to all of them at a time (`Transfer`), and main memory keeps a copy.
 
     An actor that dies, or gives no answer for `config.timeout` seconds, is replaced. Its open requests are run again
     by the others, or by the new one: a request has all its tokens and the seed of its draws, so that nothing is lost,
     and what the lost actor might still send is not taken. Before it serves, the new actor gets the weights, and must
-    score what was scored since their last update as the lost one did.
+    score what was scored since their last update as the lost one did. A transfer between GPUs that fails takes its
+    actors with it, and the new ones get the update through the store.
 
     Args:
         make: makes an actor's engine, in the actor, from a checkpoint's folder or hub id.
         model: the checkpoint. The files of a folder are sent to the actors.
         config: the cluster and the actors.
         dtype: the engines' precision.
+        learner_gpu: the UUID of the GPU that updates come from; None for main memory.
 
-    Raises ConfigError if Ray is not installed; EngineError for a cluster that does not answer or has no room for the
-    actors, when actors are lost again and again, and for what an actor's engine refuses; SyncError for a new actor that
-    does not have the weights.
+    Raises ConfigError if Ray is not installed, or for a transfer between GPUs that are not there; EngineError for a
+    cluster that does not answer or has no room for the actors, when actors are lost or transfers fail again and again,
+    and for what an actor's engine refuses; SyncError for a new actor that does not have the weights.
     """
 
     def __init__(
-        self, make: Callable[[str], Engine], model: str | Path, config: RayConfig, *, dtype: torch.dtype
+        self,
+        make: Callable[[str], Engine],
+        model: str | Path,
+        config: RayConfig,
+        *,
+        dtype: torch.dtype,
+        learner_gpu: str | None = None,
     ) -> None:
+        self._transfer: Transfer | None = None
         self._connected = connect(config)
         import ray
 
@@ -104,6 +114,8 @@ class RayEngine(Engine):
             while not all(seat.started for seat in self._seats):
                 self._pump()
                 self._raise()
+            gpus = [seat.started.gpu for seat in self._seats if seat.started]
+            self._transfer = open_transfer(config, str(model), learner_gpu, gpus)
         except BaseException:
             self.close()
             raise
@@ -148,7 +160,12 @@ class RayEngine(Engine):
 
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        update = Update.put(tensors, version, self.dtype)
+        update = Update(version)
+        if self._transfer is None:
+            for _ in update.keep(tensors, self.dtype):
+                update.put()
+        else:
+            self._send(self._transfer, update, tensors)
         before, self._updates = self._updates, [u for u in self._updates if not u.names <= update.names] + [update]
         for seat in self._seats:
             seat.probe = None
@@ -184,6 +201,8 @@ class RayEngine(Engine):
         return not self._seats
 
     def close(self) -> None:
+        if self._transfer is not None:
+            self._transfer.close()
         for seat in self._seats:
             if seat.actor is not None:
                 self._ray.kill(seat.actor)
@@ -247,7 +266,7 @@ class RayEngine(Engine):
         """Takes in what the actors answer, and replaces those that are lost; returns answers to questions, by seat."""
         for seat in self._seats:
             if seat.call is None and (updates := self._lacking(seat)):
-                self._call(seat, "take", updates)
+                self._call(seat, "take", [update.put() for update in updates])
             elif seat.call is None and not seat.proven and seat.probe is not None:
                 self._call(seat, "prove", *seat.probe)
         calls = {seat.call.answer: seat for seat in self._seats if seat.call is not None}
@@ -296,6 +315,24 @@ class RayEngine(Engine):
         if self._errors:
             error, self._errors = self._errors[0], []
             raise error
+
+    def _send(self, transfer: Transfer, update: Update, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Sends an update from GPU to GPUs, once the actors have nothing to do; others get what is kept of it."""
+        while any(seat.started and (seat.call or not self._serves(seat)) for seat in self._seats):
+            self._pump()
+            self._raise()
+        seats = [seat for seat in self._seats if seat.started]
+        try:
+            parts = update.keep(transfer.layers.check(tensors), self.dtype)
+            failure = transfer.send([seat.actor for seat in seats], parts, update.version)
+        except BaseException:
+            self.close()  # the actors have a part of it
+            raise
+        for seat in seats:
+            if failure:
+                self._replace(seat, f"was in a transfer of weights that failed ({failure})")
+            else:
+                seat.serial = update.serial
 
     # Losses.
 

@@ -26,6 +26,7 @@ from verigym.agents.engines.engine import (
     StopReason,
     WholeLayers,
     first_line,
+    own_gpu,
     refuse_impossible,
 )
 from verigym.tasks.activity import moved
@@ -72,6 +73,7 @@ class VLLMEngine(Engine):
         self._opened_engine: Any = _open(_arguments(str(model), dtype, slots, memory, on_gpu=self._on_gpu))
         VLLMEngine._opened = True
         self._config = self._engine.model_config
+        self.gpu = own_gpu() if self._on_gpu else None
         self._layers = WholeLayers(parameter_names(model))
         self._running: set[int] = set()
         self._finished: list[Generation] = []  # while scores were computed
@@ -135,10 +137,7 @@ class VLLMEngine(Engine):
         except BaseException:
             self.close()  # layers that got no tensors stand empty now
             raise
-        self._engine.apply_model(_repack_tied_head)
-        self._engine.reset_prefix_cache(reset_running_requests=True)
-        self.version = version
-        self._engine.set_weight_version(str(version))
+        self._go_on_with(version)
 
     def held(self) -> list[Held]:
         (found,) = self._engine.apply_model(_held)
@@ -172,6 +171,24 @@ class VLLMEngine(Engine):
         self._opened_engine, self._running, self._finished = None, set(), []
         VLLMEngine._opened = False
         gc.collect()
+
+    # An update that another process sends from its GPU: `WeightGroup` says what comes when.
+
+    def transfer(self, step: str, **arguments: Any) -> None:
+        """A step of vLLM's weight transfer."""
+        self._engine.collective_rpc(step, kwargs=arguments)
+
+    def transferred(self, version: int) -> None:
+        """The end of an update."""
+        self.transfer("finish_weight_update")
+        self._go_on_with(version)
+
+    def _go_on_with(self, version: int) -> None:
+        """Makes all that was computed with older weights be computed again."""
+        self._engine.apply_model(_repack_tied_head)
+        self._engine.reset_prefix_cache(reset_running_requests=True)
+        self.version = version
+        self._engine.set_weight_version(str(version))
 
     # Requests and outputs of vLLM.
 
@@ -228,6 +245,8 @@ def parameter_names(model: str | Path) -> list[str]:
 
 
 def _arguments(model: str, dtype: torch.dtype, slots: int, memory: float, *, on_gpu: bool) -> dict[str, Any]:
+    from vllm.config import WeightTransferConfig
+
     arguments = {
         "model": model,
         "dtype": str(dtype).removeprefix("torch."),
@@ -240,6 +259,7 @@ def _arguments(model: str, dtype: torch.dtype, slots: int, memory: float, *, on_
         # Sampling one step ahead of what is returned would give tokens the version that came after them.
         "async_scheduling": False,
         "disable_log_stats": True,
+        "weight_transfer_config": WeightTransferConfig(backend="nccl"),  # of which nothing starts before it is used
         "use_tqdm_on_load": False,
     }
     if on_gpu:
