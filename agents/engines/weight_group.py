@@ -1,82 +1,96 @@
-"""Weights from the learner's GPU into those of actors at a time: vLLM's weight transfer over NCCL."""
+"""Weights from the learner's GPU into those of all actors at once: vLLM's weight transfer over NCCL."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from verigym.agents.engines._ray_actors import Named
 from verigym.agents.engines.config import RayConfig
 from verigym.agents.engines.engine import WholeLayers, first_line
 from verigym.tasks.activity import moved
 from verigym.tasks.errors import ConfigError, EngineError
 
-Named = tuple[str, Tensor]
-
-
 _LOG = logging.getLogger("verigym.ray")
 _FAILURES = 3  # in a row have a cause that new actors do not mend
+_GRACE = 1.0  # seconds in which the learner's end comes to wait within NCCL, where it may be called off
 
 
 class GroupError(Exception):
     """A transfer failed. Of its group nothing is left, and what its actors hold is unknown."""
 
 
-def open_transfer(config: RayConfig, model: str, learner: str | None, actors: Sequence[str | None]) -> Transfer | None:
-    """How updates go from GPU to GPUs; None where they go through the store.
-
-    Args:
-        model: the checkpoint that the actors have.
-        learner, actors: the UUIDs of their GPUs.
-
-    Raises ConfigError where the configuration asks for what cannot be.
-    """
-    if config.transfer == "store" or config.of != "vllm" or not config.gpus:
-        return None
-    apart = config.gpus == 1 and None not in actors and len({learner, *actors}) > len(actors)
-    if learner is not None and apart:
-        from verigym.agents.engines.vllm import parameter_names
-
-        return Transfer(WholeLayers(parameter_names(model)), config.timeout)
-    why = "the learner has none" if learner is None else "the learner and each actor do not have one for themselves"
-    if config.transfer == "nccl":
-        raise ConfigError(f"engine.ray.transfer nccl goes from GPU to GPUs, but {why}")
-    _LOG.warning("weights go through Ray's object store and not from GPU to GPUs: %s", why)
-    return None
-
-
 class Transfer:
     """Sends updates to vLLM engines in actors that come and go.
 
     Args:
-        layers: the tensors that an update may hold.
-        timeout: seconds for an answer of an actor.
+        config: of the actors.
+        model: the checkpoint that they have.
+        learner: the UUID of the learner's GPU; None without one.
     """
 
-    def __init__(self, layers: WholeLayers, timeout: float) -> None:
-        self.layers, self._timeout, self._failures = layers, timeout, 0
+    def __init__(self, config: RayConfig, model: str, learner: str | None) -> None:
+        self._config, self._model, self._learner = config, model, learner
+        self._failures = 0
+        self._said: set[str] = set()
         self._group: WeightGroup | None = None
 
-    def send(self, actors: Sequence[Any], parts: Iterator[Sequence[Named]], version: int) -> str | None:
-        """Sends an update, of which all parts are taken in any case; returns why it failed, None if it did not.
+    @property
+    def wanted(self) -> bool:
+        """Whether updates are to go this way where they can."""
+        return self._config.of == "vllm" and self._config.gpus > 0 and self._config.transfer != "store"
 
-        After a failure the actors have to be ended. Raises EngineError for one too many in a row.
+    def possible(self, actors: Sequence[str | None]) -> bool:
+        """Whether they can to actors with these GPUs; says once why not.
+
+        Raises ConfigError where the configuration allows nothing else.
         """
-        if not actors:
-            for _ in parts:
-                pass
-            return None
+        why = self._obstacle(actors)
+        if why and self._config.transfer == "nccl":
+            raise ConfigError(f"engine.ray.transfer nccl goes from GPU to GPUs, but {why}")
+        if why and why not in self._said:
+            _LOG.warning("weights go through Ray's object store and not from GPU to GPUs: %s", why)
+            self._said.add(why)
+        return why is None
+
+    def _obstacle(self, actors: Sequence[str | None]) -> str | None:
+        if self._learner is None:
+            return "the learner has none"
+        if importlib.util.find_spec("vllm") is None:
+            return "vLLM is not installed where the learner is"
+        if self._config.gpus < 1 or None in actors or len({self._learner, *actors}) < 1 + len(actors):
+            return (
+                "the learner and each actor do not have one for themselves: tell 'ray start' on the learner's machine "
+                "which ones to give away"
+            )
+        return None
+
+    @cached_property
+    def layers(self) -> WholeLayers:
+        """The tensors that an update may hold."""
+        from verigym.agents.engines.vllm import parameter_names
+
+        return WholeLayers(parameter_names(self._model))
+
+    def send(self, actors: Sequence[Any], parts: Iterator[Sequence[Named]], version: int) -> str | None:
+        """Sends an update; returns why it failed, after the rest of the parts was taken, and None if it did not.
+
+        After a failure the actors have to be ended. Raises EngineError where that does not help.
+        """
         try:
             if self._group is not None and self._group.actors != tuple(actors):
                 self._group.leave(actors)
                 self._group = None
-            self._group = self._group or WeightGroup(actors, self._timeout)
+            self._group = self._group or WeightGroup(actors, self._config.timeout)
             self._group.begin()
             for part in parts:
                 self._group.send(part)
@@ -88,8 +102,7 @@ class Transfer:
                     f"{self._failures} transfers of weights between GPUs failed in a row, the last one because of: "
                     f"{error}; engine.ray.transfer store does without"
                 ) from error
-            for _ in parts:
-                pass
+            _take_rest(parts, error)
             return str(error)
         self._failures = 0
         return None
@@ -99,6 +112,18 @@ class Transfer:
         if self._group is not None:
             self._group.abort()
             self._group = None
+
+
+def _take_rest(parts: Iterator[Sequence[Named]], failure: GroupError) -> None:
+    try:
+        for _ in parts:
+            pass
+    except RuntimeError as error:
+        # The death of a process whose memory a GPU reads from can be an error of that GPU, after which it does nothing.
+        raise EngineError(
+            f"a transfer of weights failed ({failure}), and the learner with it ({first_line(error)}); go on from the "
+            "last checkpoint with --resume"
+        ) from error
 
 
 class WeightGroup:
@@ -112,30 +137,38 @@ class WeightGroup:
         actors: Ray's handles of `EngineActor`s, each with a vLLM engine on a GPU of its own, all idle.
         timeout: seconds for an answer, and for all to connect.
 
-    Raises GroupError, here and in every method, if the learner's end or an actor fails.
+    Raises GroupError, here and in every method, if the learner's end or an actor fails; EngineError for what new actors
+    would not mend: they do not connect in time, or there is no NCCL.
     """
 
     def __init__(self, actors: Sequence[Any], timeout: float) -> None:
         import ray
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         self.actors, self._timeout, self._part = tuple(actors), timeout, _Part()
         self._trainer: Any = None
         self._failure: GroupError | None = None
-        self._ends: SimpleQueue[Any] = SimpleQueue()  # of connecting: the learner's end of the group, or an error
-        info = NCCLTrainerInitInfo(ray.util.get_node_ip_address(), _free_port(), len(actors) + 1, rank=0)
-        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        # None when they are connected, or why not.
+        self._connected: SimpleQueue[Exception | None] = SimpleQueue()
         # In a thread that can be left behind: who waits there for a member that does not come cannot be called off.
-        threading.Thread(target=self._connect, args=(info, device), daemon=True).start()
+        host = ray.util.get_node_ip_address()
+        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        threading.Thread(target=self._connect, args=(host, device), daemon=True).start()
         try:
-            end = self._ends.get(timeout=timeout)
+            error = self._connected.get(timeout=timeout)
         except Empty:
-            end = TimeoutError(f"learner and actors did not connect within {timeout:g} s")
-        if isinstance(end, Exception):
-            raise self._fail(end) from end
-        self._trainer = end
+            self._fail(TimeoutError())
+            raise EngineError(
+                f"the learner and {len(actors)} Ray actors did not connect over NCCL within {timeout:g} s; "
+                "NCCL_DEBUG=INFO says how far they came, and engine.ray.transfer store does without"
+            ) from None
+        if error is not None:
+            raise self._fail(error) from error
+        assert self._trainer is not None
         if self._trainer.model_update_group.disabled:
-            raise GroupError("vLLM has found no NCCL library, or VLLM_DISABLE_PYNCCL is set")
+            raise EngineError(
+                "the learner's vLLM has no NCCL: its library is not found, or VLLM_DISABLE_PYNCCL is set; "
+                "engine.ray.transfer store does without"
+            )
 
     def begin(self) -> None:
         """Begins an update."""
@@ -150,6 +183,8 @@ class WeightGroup:
             self._trainer.send_weights()
         except Exception as error:
             raise self._fail(error) from error
+        finally:
+            self._part.tensors = ()
         moved()
 
     def finish(self, version: int) -> None:
@@ -167,19 +202,24 @@ class WeightGroup:
         if self._trainer is not None:
             self._trainer.shutdown()
 
-    def _connect(self, info: Any, device: int | None) -> None:
+    def _connect(self, host: str, device: int | None) -> None:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         try:
             if device is not None:
                 torch.cuda.set_device(device)  # every thread begins with the first
-            client = _Client(self)
-            self._ends.put(WeightTransferTrainerFactory.trainer_init(info, client=client, source=self._part))
+            # One buffer: with two, vLLM may read a tensor of one stream on another when it puts a layer together.
+            info = NCCLTrainerInitInfo(host, _free_port(host), 1 + len(self.actors), packed_num_buffers=1, rank=0)
+            self._trainer = WeightTransferTrainerFactory.trainer_init(info, client=_Client(self), source=self._part)
+            self._connected.put(None)
         except Exception as error:
-            self._ends.put(error)
+            self._connected.put(error)
+        if self._failure is not None:  # it took too long
+            self.abort()
 
-    def _ask(self, method: str, arguments: Sequence[tuple]) -> None:
-        """Has every actor make a call, each with arguments of its own."""
+    def _ask(self, method: str, arguments: Sequence[tuple], grace: float = 0.0) -> None:
+        """Has every actor make a call, each with arguments of its own; an error counts after so many seconds."""
         import ray
 
         waiting = [actor.call.remote(method, *own) for actor, own in zip(self.actors, arguments, strict=True)]
@@ -190,12 +230,13 @@ class WeightGroup:
                     raise TimeoutError(f"an actor gave no answer for {self._timeout:g} s")
                 ray.get(done)
             except Exception as error:
+                time.sleep(grace)
                 raise self._fail(error) from error
 
     def _fail(self, error: Exception) -> GroupError:
         """Gives the group up for an error, of which all that come later are consequences."""
         if self._failure is None:
-            self._failure = error if isinstance(error, GroupError) else GroupError(_said(error))
+            self._failure = GroupError(_reason(error))
             self.abort()
         return self._failure
 
@@ -213,14 +254,15 @@ class _Client:
         try:
             self._group._ask("transfer", calls)
         except GroupError as error:
-            self._group._ends.put(error)
+            self._group._connected.put(error)
             raise
 
     def start_weight_update(self) -> None:
         """`WeightGroup.begin` does it once for all parts of an update."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self._group._ask("transfer", [("update_weights", {"update_info": update_info})] * len(self._group.actors))
+        calls = [("update_weights", {"update_info": update_info})] * len(self._group.actors)
+        self._group._ask("transfer", calls, grace=_GRACE)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """So does `WeightGroup.finish`."""
@@ -240,12 +282,12 @@ class _Part:
         return iter(self.tensors)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """What Ray or an actor says, without the traceback of another process."""
     return first_line(getattr(error, "cause", None) or error)
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as listener:
-        listener.bind(("", 0))
+        listener.bind((host, 0))
         return int(listener.getsockname()[1])
