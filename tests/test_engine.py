@@ -30,6 +30,7 @@ from verigym.agents.engines.kv_cache import attend_with_sums, portable_attend_wi
 from verigym.agents.engines.make import make_engine as open_engine
 from verigym.agents.engines.sampling import draw, invert
 from verigym.agents.engines.transformers import TransformersEngine
+from verigym.tasks import activity
 from verigym.tasks.errors import EngineError
 
 VOCABULARY = 60
@@ -474,6 +475,27 @@ def test_new_weights_change_the_scores_and_drop_what_was_kept(make_engine: Calla
     (answer,) = engine.run([second])
     assert largest_error(other, second, answer) < 1e-5
     assert set(answer.versions) == {3}
+
+
+@stepped_here
+def test_an_engine_tells_what_is_queued_and_how_far_the_rest_has_come(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(slots=3)
+    for i in range(5):
+        engine.submit(ask(i, prompt(8 + i % 2), 2 if i == 0 else 9))
+    assert engine.drawn() == dict.fromkeys(range(5))
+    before = activity.moves()
+    engine.step()
+    assert engine.drawn() == {0: 1, 1: 1, 2: 1, 3: None, 4: None}
+    assert activity.moves() != before
+    assert [generation.id for generation in engine.step()] == [0]
+    assert engine.drawn() == {1: 2, 2: 2, 3: None, 4: None}
+    engine.step()
+    assert engine.drawn() == {1: 3, 2: 3, 3: 1, 4: None}
+    engine.cancel(1)
+    engine.cancel(4)
+    assert engine.drawn() == {2: 3, 3: 1}
+    engine.close()
+    assert engine.drawn() == {}
 
 
 @stepped_here

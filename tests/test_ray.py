@@ -106,6 +106,24 @@ def test_a_group_of_many_is_divided(engine: RayEngine) -> None:
     assert min(sizes) >= 24
 
 
+def test_actors_tell_how_far_each_request_has_come(engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verigym.agents.engines.ray._SLICE", 0.0)  # they report after each token
+    requests = [ask(i, [1, 2, 3], 4) for i in range(10)]  # a group, which one actor of 8 slots plays
+    for request in requests:
+        engine.submit(request)
+    assert engine.drawn() == dict.fromkeys(range(10))
+    seen: list[tuple[int | None, ...]] = [(None, None)]
+    while engine.pending:
+        engine.step()
+        told = engine.drawn()
+        assert told is not None
+        seen.append(tuple(told.get(i, -1) for i in (0, 9)))  # -1: it ended
+    first, second = [(drawn, None) for drawn in (None, 1, 2, 3)], [(-1, drawn) for drawn in (None, 1, 2, 3, -1)]
+    assert list(dict.fromkeys(seen)) == first + second
+    for request in requests:
+        engine.release(request.episode_id)
+
+
 def test_weights_reach_every_actor_and_running_requests(engine: RayEngine, checkpoint: Path) -> None:
     requests = [ask(i, [4, 5, i % 3], 200) for i in range(6)]
     for request in requests:

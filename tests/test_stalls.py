@@ -14,9 +14,6 @@ from pathlib import Path
 import pytest
 
 from verigym.agents.endpoint import EndpointAgent
-from verigym.agents.engines.engine import Request, Sampling
-from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import SFTConfig
 from verigym.envs._waiting import call_until
 from verigym.envs.mixture import EnvSpec
@@ -256,18 +253,6 @@ def test_many_episodes_are_told_by_what_they_have_in_common() -> None:
     assert queued.startswith("15 of test/A-v0, such as a0, turn 1: engine: queued (")
     del crowd
     assert "0 in play, 0 not begun" in report("?", Activity(), threading.current_thread())
-
-
-def test_an_engine_tells_what_is_queued_and_how_far_the_rest_has_come() -> None:
-    tokenizer = tiny_tokenizer()
-    engine = TransformersEngine(tiny_model(len(tokenizer)), slots=1)
-    for number in (3, 4):
-        engine.submit(Request(number, number, [1, 2, 3], 0, Sampling(8)))
-    before = activity.moves()
-    engine.step()
-    engine.step()
-    assert engine.drawn() == {3: 2, 4: None}
-    assert activity.moves() != before
 
 
 def test_an_endpoint_that_does_not_answer_is_what_its_episode_waits_for() -> None:

@@ -116,6 +116,9 @@ def test_scores_are_computed_beside_running_requests(engine: VLLMEngine) -> None
         engine.submit(request)
     assert np.allclose(engine.score([prompt(30)])[0], alone, atol=1e-5)
     assert engine.pending == 3
+    drawn = engine.drawn()
+    assert drawn[0] == 1  # it ended meanwhile, and is not taken yet
+    assert drawn[1] == drawn[2] == max(drawn.values())
     engine.cancel(2)
     done = {}
     while engine.pending:

@@ -180,8 +180,8 @@ class EngineActor:
         """The last one."""
         self.engine.transferred(version)  # type: ignore[attr-defined]
 
-    def advance(self, orders: Sequence[Order], seconds: float) -> list[Generation]:
-        """Follows orders and then steps for about so long; returns what ended."""
+    def advance(self, orders: Sequence[Order], seconds: float) -> tuple[list[Generation], dict[int, int | None] | None]:
+        """Follows orders and then steps for about so long; returns what ended, and `Engine.drawn` of what did not."""
         until = time.monotonic() + seconds
         finished: list[Generation] = []
         for method, argument in orders:
@@ -190,7 +190,7 @@ class EngineActor:
             finished += self.engine.step()
             if time.monotonic() >= until:
                 break
-        return finished
+        return finished, self.engine.drawn()
 
     def score(self, token_ids: Sequence[Sequence[int]], temperature: float) -> list[NDArray[np.float32]]:
         return self.engine.score(token_ids, temperature)

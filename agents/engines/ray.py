@@ -57,6 +57,7 @@ class _Seat:
     orders: list[Order] = field(default_factory=list)  # for its next call
     open: dict[int, Request] = field(default_factory=dict)  # by a number that no other request ever has
     episodes: set[int] = field(default_factory=set)
+    drawn: dict[int, int | None] | None = field(default_factory=dict)  # as last reported, by the same number
 
 
 class RayEngine(Engine):
@@ -176,6 +177,16 @@ class RayEngine(Engine):
             self._updates = before
         self._raise()
         self.version = version
+
+    def drawn(self) -> dict[int, int | None] | None:
+        """As the actors last reported; what an actor has not reported on yet is queued."""
+        found: dict[int, int | None] = {}
+        for seat in self._seats:
+            drawn, requests = seat.drawn, seat.open.copy()
+            if drawn is None:
+                return None
+            found |= {request.id: drawn.get(number) for number, request in requests.items()}
+        return found
 
     def held(self) -> list[Held]:
         """Those of every actor; equal ones once."""
@@ -302,8 +313,9 @@ class RayEngine(Engine):
             if not result < (_GAP if self.dtype.itemsize >= 4 else _ROUNDED_GAP):
                 self._errors.append(SyncError(f"a new Ray actor scores {result:.2g} nats beside the one that was lost"))
         elif call.method == "advance":
+            finished, seat.drawn = result
             # What is open no more was cancelled.
-            ended = [(seat.open.pop(generation.id, None), generation) for generation in result]
+            ended = [(seat.open.pop(generation.id, None), generation) for generation in finished]
             self._finished += [replace(generation, id=request.id) for request, generation in ended if request]
         else:
             seat.proven = seat.proven or call.method == "score"
@@ -365,7 +377,7 @@ class RayEngine(Engine):
         for episode in seat.episodes:
             del self._homes[episode]
         requests = list(seat.open.values())
-        seat.orders, seat.open, seat.episodes = [], {}, set()
+        seat.orders, seat.open, seat.episodes, seat.drawn = [], {}, set(), {}
         self._start(seat)
         for request in requests:
             self._place(request)

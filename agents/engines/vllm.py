@@ -75,7 +75,7 @@ class VLLMEngine(Engine):
         self._config = self._engine.model_config
         self.gpu = own_gpu() if self._on_gpu else None
         self._layers = WholeLayers(parameter_names(model))
-        self._running: set[int] = set()
+        self._running: dict[int, str] = {}  # vLLM's own names of the requests, by id
         self._finished: list[Generation] = []  # while scores were computed
         self._numbers = count()
         self._engine.set_weight_version(str(self.version))
@@ -86,7 +86,7 @@ class VLLMEngine(Engine):
         refuse_impossible(request, self.max_context)
         refuse_temperature(request)
         sampling = request.sampling
-        self._add(
+        self._running[request.id] = self._add(
             str(request.id),
             request.token_ids,
             max_tokens=sampling.max_new_tokens,
@@ -95,7 +95,6 @@ class VLLMEngine(Engine):
             stop_token_ids=list(sampling.stop_token_ids),
             logprobs=0,
         )
-        self._running.add(request.id)
 
     def step(self) -> list[Generation]:
         finished, self._finished = self._finished or self._generations(self._engine.step()), []
@@ -105,7 +104,7 @@ class VLLMEngine(Engine):
         self._finished = [generation for generation in self._finished if generation.id != request_id]
         if request_id in self._running:
             self._engine.abort_request([str(request_id)])
-            self._running.remove(request_id)
+            del self._running[request_id]
 
     def release(self, episode_id: int) -> None:
         pass
@@ -139,6 +138,15 @@ class VLLMEngine(Engine):
             raise
         self._go_on_with(version)
 
+    def drawn(self) -> dict[int, int | None]:
+        engine = self._opened_engine  # read once: it may be closed meanwhile
+        if engine is None:
+            return {}
+        scheduler = engine.engine_core.engine_core.scheduler
+        running = {request.request_id: request.num_output_tokens for request in scheduler.running.copy()}
+        ended = {generation.id: len(generation.token_ids) for generation in self._finished}
+        return {number: running.get(name) for number, name in self._running.copy().items()} | ended
+
     def held(self) -> list[Held]:
         (found,) = self._engine.apply_model(_held)
         return list(found)
@@ -168,7 +176,7 @@ class VLLMEngine(Engine):
         if self.closed:
             return
         self._engine.engine_core.shutdown()
-        self._opened_engine, self._running, self._finished = None, set(), []
+        self._opened_engine, self._running, self._finished = None, {}, []
         VLLMEngine._opened = False
         gc.collect()
 
@@ -200,7 +208,8 @@ class VLLMEngine(Engine):
             raise EngineError("the vLLM engine is closed")
         return self._opened_engine
 
-    def _add(self, name: str, ids: Sequence[int], **sampling: Any) -> None:
+    def _add(self, name: str, ids: Sequence[int], **sampling: Any) -> str:
+        """Gives vLLM a request, and returns the name under which its scheduler has it."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
@@ -210,14 +219,15 @@ class VLLMEngine(Engine):
             parameters = SamplingParams(
                 **sampling, ignore_eos=True, detokenize=False, flat_logprobs=True, output_kind=kind
             )
-            self._engine.add_request(name, prompt, parameters)
+            return str(self._engine.add_request(name, prompt, parameters))
         except (ValueError, VLLMClientError) as error:
             raise EngineError(f"request {name} is refused by vLLM: {' '.join(str(error).split())}") from error
 
     def _generations(self, outputs: Iterable[Any]) -> list[Generation]:
         moved()
         finished = [_generation(output) for output in outputs if output.finished]
-        self._running -= {generation.id for generation in finished}
+        for generation in finished:
+            del self._running[generation.id]
         return finished
 
 
