@@ -13,6 +13,10 @@ from verigym.tasks.errors import ConfigError
 from verigym.tasks.plugins import unknown
 
 
+class NoSplitError(ConfigError):
+    """A split was asked for, and the environment takes none."""
+
+
 @dataclass(frozen=True)
 class EnvSpec:
     """An environment by id, with its share of the tasks and its keyword arguments."""
@@ -41,11 +45,14 @@ class EnvSpec:
         return name
 
     def make(self) -> gym.Env[str, str]:
-        """A new environment. Raises as `find`, and ConfigError if it cannot be made or is no text environment."""
+        """A new environment. Raises as `find`, and ConfigError if it cannot be made or is no text environment,
+        NoSplitError if it takes no `split` and is given one."""
         name = self.find()
         try:
             env = gym.make(name, **self.kwargs)
         except (TypeError, ImportError, gym.error.Error) as error:
+            if "unexpected keyword argument 'split'" in str(error):
+                raise NoSplitError(f"{name} takes no split: leave split out, its tasks are the same for all") from error
             given = ", ".join(self.kwargs) or "no options"
             raise ConfigError(f"cannot make {name} with {given}: {' '.join(str(error).split())[:300]}") from error
         space = getattr(env.unwrapped, "action_space", None)
@@ -56,3 +63,19 @@ class EnvSpec:
     def with_split(self, split: str) -> "EnvSpec":
         """The same environment on another split of its tasks."""
         return EnvSpec(self.id, self.weight, {**self.kwargs, "split": split})
+
+    def held_out(self) -> "EnvSpec":
+        """The same environment on its test split, or itself if it takes no `split`. Raises as `make`."""
+        test = self.with_split("test")
+        try:
+            test.make().close()
+        except NoSplitError:
+            return self
+        return test
+
+    def split(self) -> str | None:
+        """The split of its tasks, as they say themselves; None if nobody names one. Raises as `make`."""
+        env = self.make()
+        env.close()
+        named = getattr(getattr(env.unwrapped, "tasks", None), "split", None)
+        return named or self.kwargs.get("split")

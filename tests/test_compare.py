@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from rich.console import Console
@@ -28,9 +29,12 @@ from verigym.cli import COMMANDS, main
 from verigym.comparison import Evaluator
 from verigym.comparison_report import label_of, plot, tables
 from verigym.envs.mixture import EnvSpec
+from verigym.envs.question import QuestionEnv
+from verigym.envs.registration import register
 from verigym.pairs import read_episodes
 from verigym.players import EndpointPlayer, weights_of
 from verigym.results import vote_of
+from verigym.tasks import Task, TaskSet
 from verigym.tasks.errors import ConfigError
 from verigym.verifiers import Outcome, Verdict
 
@@ -337,6 +341,55 @@ def test_code_has_no_majority_and_says_so(tmp_path, monkeypatch, capsys, gold):
             evaluate(capsys, "--model", f"a@{url}", "--env", ARITHMETIC, "--tasks", "1", "--samples", "3")
         )
     assert (one["majority@k"], one["no_majority"]) == ({}, "the verdicts name no answer to vote on")
+
+
+class Unsplit(QuestionEnv):
+    """Has one set of tasks, which it trains on."""
+
+    def __init__(self) -> None:
+        super().__init__("arithmetic", split="train")
+
+
+class HandsOn(QuestionEnv):
+    """Does not name its options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("arithmetic", **options)
+
+
+@pytest.fixture
+def splits() -> Iterator[None]:
+    """Environments that take no split, hand it on, and have a TaskSet, of which it says nothing."""
+    given = {"task_set": TaskSet([Task("two", "1 + 1?", "2")], name="two", split="train")}
+    register("test/Unsplit-v0", entry_point=Unsplit, kwargs={})
+    register("test/HandsOn-v0", entry_point=HandsOn, kwargs={})
+    register("test/Given-v0", entry_point=QuestionEnv, kwargs=given)
+    yield
+    for name in ("Unsplit", "HandsOn", "Given"):
+        del gym.registry[f"test/{name}-v0"]
+
+
+def test_the_split_that_was_played_is_told_whatever_an_environment_takes(capsys, splits):
+    names = ["test/Unsplit-v0", "test/HandsOn-v0", "test/Given-v0", ARITHMETIC, f"{ARITHMETIC},split=train"]
+    with serving(lambda model, question, number: "none") as (url, _):
+        arguments = ["--model", f"m@{url}", "--tasks", "1", *(word for name in names for word in ("--env", name))]
+        found = evaluate(capsys, *arguments)
+        assert main(["eval", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert [one["split"] for one in found["environments"]] == ["train", "test", "train", "test", "train"]
+    assert all(f"{one['env']} (split {one['split']})" in said for one in found["environments"])
+    told = re.findall(r"^(.*) is evaluated on tasks of split train, not test: training may", said, re.MULTILINE)
+    assert told == ["test/Unsplit-v0", "test/Given-v0"]
+
+
+@pytest.mark.parametrize("options", [["--split", "test"], ["--option", "split=test"]], ids=" ".join)
+def test_a_split_that_an_environment_does_not_have_is_refused(capsys, splits, options):
+    for name, problem in (
+        ("Unsplit", "test/Unsplit-v0 takes no split: leave split out, its tasks are the same for all"),
+        ("Given", "test/Given-v0 has no split 'test': its tasks are of 'train'; leave split out"),
+    ):
+        assert main(["eval", "--model", "m@http://127.0.0.1:1", "--env", f"test/{name}-v0", *options]) == 2
+        assert capsys.readouterr().err == f"verigym eval: {problem}\n"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from verigym.agents.agent import load_chat, load_model
 from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
 from verigym.envs.question import QuestionEnv
+from verigym.envs.registration import register
 from verigym.envs.text_env import Message
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
@@ -169,11 +171,6 @@ def test_an_overlapped_run_learns_from_every_episode_and_exports(warm_start: Pat
 
 
 def test_a_run_that_cannot_judge_its_episodes_stops(warm_start: Path, tmp_path: Path) -> None:
-    import gymnasium as gym
-
-    from verigym.envs import register
-    from verigym.envs.question import QuestionEnv
-
     class Broken(QuestionEnv):
         def respond(self, action: str) -> object:
             raise OSError("the disk is on fire")
@@ -185,6 +182,24 @@ def test_a_run_that_cannot_judge_its_episodes_stops(warm_start: Path, tmp_path: 
     finally:
         gym.registry.pop("verigym-test/Broken-v0")
         verigym.envs.registration._IDS.remove("verigym-test/Broken-v0")
+
+
+def test_a_run_says_when_it_evaluates_on_tasks_that_it_trains_on(
+    warm_start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unsplit(QuestionEnv):
+        def __init__(self) -> None:
+            super().__init__("arithmetic", level=1, max_tokens_per_turn=8)
+
+    register("verigym-test/Unsplit-v0", entry_point=Unsplit, kwargs={})
+    try:
+        train(small(warm_start, tmp_path / "run", envs=(EnvSpec("verigym-test/Unsplit-v0"), SUMS), steps=1))
+    finally:
+        del gym.registry["verigym-test/Unsplit-v0"]
+    said = capsys.readouterr().out
+    told = "Unsplit-v0 is evaluated on tasks of split train, not test: training may have seen them"
+    assert " ".join(said.split()).count("is evaluated on") == 1
+    assert told in " ".join(said.split())
 
 
 def test_one_unjudged_episode_is_a_share_of_the_whole_step_not_of_its_last_round(

@@ -39,11 +39,12 @@ class Entry:
 class Comparison:
     """The entries by environment, in the order in which environments and models were named.
 
-    `failures` says which models have none on which environment, and why.
+    `failures` says which models have none on which environment, and why; `splits` of which split its tasks are.
     """
 
     models: Sequence[str]
     envs: Mapping[str, Sequence[Entry]]
+    splits: Mapping[str, str | None]
     failures: Sequence[str] = ()
 
 
@@ -71,6 +72,7 @@ class Evaluator:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the folder '{self.folder}': {error.strerror}") from error
+        self.splits = {env: spec.split() for env, spec in envs.items()}
         self.plans = {env: _keyed(spec, tasks, seed, samples) for env, spec in envs.items()}
         self.cells: dict[tuple[str, str], Cell] = {}
         by_content: dict[str, Cell] = {}
@@ -149,7 +151,7 @@ class Evaluator:
                 found.setdefault(env, []).append(entry)
         if not found:
             raise RunError(failures[0])
-        return Comparison(list(self.models), found, failures)
+        return Comparison(list(self.models), found, self.splits, failures)
 
     def close(self) -> None:
         for cell in self.cells.values():
@@ -176,7 +178,11 @@ def _keyed(spec: EnvSpec, tasks: int | None, seed: int, samples: int) -> list[tu
 def plain(comparison: Comparison, **settings: Any) -> dict[str, Any]:
     """The comparison as JSON has it; `settings` are put at its top."""
     envs = [
-        {"env": env, "models": [_entry(entry, comparison.models[0]) for entry in entries]}
+        {
+            "env": env,
+            "split": comparison.splits[env],
+            "models": [_entry(entry, comparison.models[0]) for entry in entries],
+        }
         for env, entries in comparison.envs.items()
     ]
     return {"verigym": __version__, **settings, "environments": envs, "failures": list(comparison.failures)}

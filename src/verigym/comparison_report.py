@@ -27,13 +27,15 @@ def tables(comparison: Comparison, width: int) -> Iterator[Table]:
     fitting = max(1, (width - _NAME_WIDTH) // _COLUMN_WIDTH)
     for env, entries in comparison.envs.items():
         for start in range(0, len(entries), fitting):
-            yield _table(env, entries[start : start + fitting], comparison.models)
+            split = comparison.splits[env]
+            title = f"{env} (split {split})" if split else env
+            yield _table(title, entries[start : start + fitting], comparison.models)
 
 
-def _table(env: str, entries: Sequence[Entry], models: Sequence[str]) -> Table:
+def _table(title: str, entries: Sequence[Entry], models: Sequence[str]) -> Table:
     first = models[0] if len(models) > 1 else None
     columns = [_figures(entry, first) for entry in entries]
-    table = Table(title=escape(env), title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("", overflow="fold")
     for entry in entries:
         table.add_column(escape(entry.model), justify="right", overflow="fold")

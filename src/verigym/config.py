@@ -63,7 +63,8 @@ class TrainConfig:
     eval_every: int = 0
     """Evaluate after every so many steps, and at the end, keeping the best checkpoint; 0 never does."""
     eval_envs: tuple[EnvSpec, ...] = ()
-    """The environments to evaluate on; default: those of training on their test split."""
+    """The environments to evaluate on; default: those of training on their test split, or on all tasks of one that
+    takes no split."""
     eval_tasks: int = 256
     """Tasks of an evaluation (the first ones of each environment, by weight), one episode each."""
     stop_at: float | None = None
@@ -163,11 +164,6 @@ class TrainConfig:
     def forks(self) -> int:
         """Other continuations that each turn needs for its baseline; 0 without forked baselines."""
         return self.grpo.forks if self.learner == "grpo" and self.grpo.advantages == "turn_fork" else 0
-
-    @property
-    def evaluated_envs(self) -> tuple[EnvSpec, ...]:
-        """The environments of an evaluation."""
-        return self.eval_envs or tuple(spec.with_split("test") for spec in self.envs)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,14 @@ def task_ids(spec: EnvSpec) -> list[str]:
     return [""] if tasks is None else tasks.ids
 
 
+def not_held_out(spec: EnvSpec, split: str | None) -> str | None:
+    """What to tell who evaluates on it, if its tasks, of `split`, are of another one than was asked for, or of none."""
+    if split == spec.kwargs.get("split", "test"):
+        return None
+    tasks = f"tasks of split {split}, not test" if split else "all its tasks, as it takes no split"
+    return f"{spec.id} is evaluated on {tasks}: training may have seen them"
+
+
 def _isolated(spec: EnvSpec) -> EnvSpec:
     """`spec`, if what a policy says in it runs in isolation. Raises ConfigError."""
     env = spec.make()

@@ -30,7 +30,7 @@ from verigym.rollouts import make_rollouts
 from verigym.run_folder import LEARNER, RunFolder
 from verigym.run_models import Part, Start, keep_reference, load_policy, reference_path, staging
 from verigym.stalls import StallWatch
-from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
+from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans, not_held_out
 from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted, VerigymError
 from verigym.verifiers import sandbox
@@ -131,8 +131,8 @@ class Trainer:
             self._open.callback(self.env_workers.close)
         self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
-        self.evaluator = self._collector(config.evaluated_envs)
-        specs = config.evaluated_envs if config.eval_every else ()
+        specs = (config.eval_envs or [spec.held_out() for spec in config.envs]) if config.eval_every else ()
+        self.evaluator = self._collector(specs)
         self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         # Only now, when nothing in the configuration has turned out wrong, is anything written.
         self._open_folder(state)
@@ -155,6 +155,8 @@ class Trainer:
         for logger in self.loggers:
             self._open.callback(logger.close)
         self.display = Display(config, self.collector)
+        for note in filter(None, (not_held_out(spec, spec.split()) for spec in specs)):
+            self.display.say(note)
         left = config.steps - self.step
         self.rollouts = make_rollouts(
             config, self.collector, self.sampler, steps=left, on_progress=self.display.refresh

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -45,8 +45,8 @@ class Evaluate:
     """The first so many tasks of each environment; default: all."""
     samples: int = 1
     """Episodes of each task; of more than one, pass@k, pass^k and majority@k are told too."""
-    split: str = "test"
-    """Split of the environments' tasks."""
+    split: str | None = None
+    """Split of the environments' tasks; default: test, or of an environment that takes no split all its tasks."""
     source: str | None = None
     """Where the task sets are read from: a file, a folder or a hub id."""
     option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -84,9 +84,7 @@ class Evaluate:
 
     def run(self) -> int:
         self._check()
-        envs = {text: self._spec(text) for text in self.env}
-        for spec in envs.values():
-            spec.make().close()  # a wrong environment is told before a model is loaded
+        envs = {text: self._spec(text) for text in self.env}  # a wrong one is told before a model is loaded
         from verigym.comparison import Evaluator, plain
         from verigym.comparison_report import plot
 
@@ -105,12 +103,12 @@ class Evaluate:
                 self._write_episodes(found)
             finally:
                 evaluator.close()
-        settings = {name: getattr(self, name) for name in ("samples", "seed", "split", "temperature", "max_new_tokens")}
+        settings = {name: getattr(self, name) for name in ("samples", "seed", "temperature", "max_new_tokens")}
         report = json.dumps(plain(found, **settings), indent=2)
         if self.folder:
             (Path(self.folder) / "report.json").write_text(report + "\n", encoding="utf-8")
             plot(found, Path(self.folder) / "report.png")
-        print(report) if self.json else self._show(found)
+        print(report) if self.json else self._show(found, envs)
         return 1 if found.failures else 0
 
     def _check(self) -> None:
@@ -137,10 +135,16 @@ class Evaluate:
                 raise ConfigError(f"cannot write '{self.output}': {error.strerror}") from error
 
     def _spec(self, text: str) -> EnvSpec:
-        """The environment of ID or ID,key=value,..."""
+        """The environment of ID or ID,key=value,..., on the split that is asked for, or else on what it holds out."""
         env_id, *options = text.split(",")
-        of_all = {"split": self.split, **({"source": self.source} if self.source else {}), **key_values(self.option)}
-        return EnvSpec(env_id, kwargs={**of_all, **key_values(options)})
+        named = {name: value for name, value in (("split", self.split), ("source", self.source)) if value}
+        spec = EnvSpec(env_id, kwargs={**named, **key_values(self.option), **key_values(options)})
+        asked = spec.kwargs.get("split")
+        if asked is None:
+            return spec.held_out()
+        if (split := spec.split()) != asked:
+            raise ConfigError(f"{env_id} has no split '{asked}': its tasks are of '{split}'; leave split out")
+        return spec
 
     def _player(self, text: str) -> Player:
         """Who plays as PATH, PATH@ENGINE or NAME@ADDRESS."""
@@ -212,17 +216,19 @@ class Evaluate:
                 for entry in entries:
                     file.writelines(json.dumps(row) + "\n" for row in entry.cell.rows(entry.keys))
 
-    def _show(self, found: Comparison) -> None:
+    def _show(self, found: Comparison, envs: Mapping[str, EnvSpec]) -> None:
         from rich.console import Console
 
         from verigym.comparison_report import notes, tables
+        from verigym.task_sampler import not_held_out
 
         console = Console()
         if not console.is_terminal:  # a file or a pipe has room for every column
             console = Console(width=60 + 32 * len(self.model))
         for table in tables(found, console.width):
             console.print(table)
-        for note in notes(found):
+        unheld = (not_held_out(spec, found.splits[text]) for text, spec in envs.items())
+        for note in [*filter(None, unheld), *notes(found)]:
             console.print(note, markup=False)
         if self.folder:
             console.print(f"{self.folder}: report.json, report.png, episodes", markup=False)
