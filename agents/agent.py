@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # or its successor, whichever the hub is asked by
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -139,5 +142,23 @@ def load_chat(path: str | Path) -> tuple[Tokenizer, Chat]:
 
 def _require_checkpoint(path: str | Path) -> None:
     looks_local = str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
-    if (looks_local or Path(path).exists()) and not (Path(path).expanduser() / "config.json").is_file():
+    is_local = looks_local or Path(path).exists()
+    if is_local and not (Path(path).expanduser() / "config.json").is_file():
         raise ConfigError(f"no model at '{path}': a checkpoint is a folder with a config.json, or a hub id (org/name)")
+    if not is_local:
+        _require_hub(str(path))
+
+
+def _require_hub(model: str) -> None:
+    """Raises ConfigError if the hub is out of reach and the cache lacks the model: loading asks again for a minute."""
+    try:
+        if is_offline_mode() or isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return
+        get_hf_file_metadata(hf_hub_url(model, "config.json"))
+    except httpx.TransportError as error:
+        raise ConfigError(
+            f"cannot load '{model}': it is no folder, is not in the cache, and {constants.ENDPOINT} is out of reach: "
+            f"{first_line(error)}"
+        ) from error
+    except (HfHubHTTPError, ValueError):
+        pass  # the hub answers, or was not asked for what is no id: loading says what is wrong
