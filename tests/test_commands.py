@@ -503,6 +503,7 @@ def test_help_of_every_command_says_what_it_does():
     done = shell("verigym verify --help")
     assert done.returncode == 0
     assert "--output" in done.stdout
+    assert "JSON lines" in done.stdout
 
 
 def test_wrong_options_read_the_same_without_utf8():

@@ -33,9 +33,9 @@ class Verify:
 
     NAME is a verifier (rows {"id", "completion", "target"}, "prompt", "metadata" and "tools" if wanted) or an
     environment (rows {"id", "task", "completion"}; the completion is a text, or a list of texts: the turns). The file
-    is JSONL or gzipped JSONL. It is checked as a whole before anything is judged. Written are {"id", "reward",
-    "outcome", "reason"}, a line for each row and in the same order; the reward is null where we failed (infra_error;
-    the exit status is then 1).
+    is JSONL or gzipped JSONL. It is checked as a whole before anything is judged. Written are JSON
+    lines, an object {"id", "reward", "outcome", "reason"} for each row and in the same order, not one document as
+    --json of other commands; the reward is null where we failed (infra_error; the exit status is then 1).
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
