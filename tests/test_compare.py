@@ -24,8 +24,10 @@ import torch
 from rich.console import Console
 
 from verigym.agents.endpoint import EndpointAgent
+from verigym.agents.engines.config import EngineConfig
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.cli import COMMANDS, main
+from verigym.commands.evaluate import Evaluate
 from verigym.comparison import Evaluator
 from verigym.comparison_report import label_of, plot, tables
 from verigym.envs.mixture import EnvSpec
@@ -404,6 +406,10 @@ def test_a_split_that_an_environment_does_not_have_is_refused(capsys, splits, op
         (["--model", "m", "--env", f"{ARITHMETIC},levle=1"], "did you mean 'level'?"),
         (["--model", "/no/such", "--env", ARITHMETIC], "no model at '/no/such'"),
         (["--model", "m@http://x", "--env", ARITHMETIC, "--deterministic", "True"], "promises no bits"),
+        (
+            ["--model", "m@ray,actors=3", "--env", ARITHMETIC],
+            "an engine has one set of settings; give them as",
+        ),
         (["--model", "m@vllm-server", "--env", ARITHMETIC], "engine.url goes with engine.kind vllm-server"),
         (["--model", "m@http://127.0.0.1:1", "--env", ARITHMETIC, "--folder", "/dev/null/x"], "cannot make the folder"),
     ],
@@ -414,6 +420,14 @@ def test_wrong_input_is_one_line(capsys, arguments, problem):
     err = capsys.readouterr().err
     assert problem in err
     assert err.count("\n") == 1
+
+
+def test_models_on_several_engines_have_the_settings_of_their_own_kind():
+    command = ["--model", "a", "--model", "b@transformers", "--env", ARITHMETIC]
+    evaluation = Evaluate.parse([*command, "--engine.kind", "ray", "--engine.ray.actors", "3"])
+    one, other = (evaluation._player(text) for text in evaluation.model)
+    assert (one.engine.kind, one.engine.ray.actors) == ("ray", 3)
+    assert other.engine == EngineConfig()
 
 
 def test_a_first_interrupt_keeps_what_was_played(gold, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_t
 
 import tyro
 
-from verigym.agents.engines.config import EngineConfig
+from verigym.agents.engines.config import EngineConfig, RayConfig
 from verigym.cli import parse_options
 from verigym.commands._arguments import key_values
 from verigym.envs.mixture import EnvSpec
@@ -152,6 +153,9 @@ class Evaluate:
         from verigym.players import EndpointPlayer, LocalPlayer
 
         name, _, where = text.rpartition("@")
+        kind = re.split("[,:]", where)[0]
+        if name and kind in _ENGINES and kind != where:
+            raise ConfigError(f"--model {text}: an engine has one set of settings; give them as --engine...")
         known = bool(name) and (where in _ENGINES or where.startswith(("http://", "https://")))
         name, where = (name, where) if known else (text, self.endpoint or self.engine.kind)
         if where in _ENGINES:
@@ -159,7 +163,7 @@ class Evaluate:
                 name,
                 temperature=self.temperature,
                 max_new_tokens=self.max_new_tokens,
-                engine=self.engine if where == self.engine.kind else replace(self.engine, kind=cast(Any, where)),
+                engine=self._engine(where),
                 slots=self.slots,
                 deterministic=self.deterministic,
                 device=self.device,
@@ -177,6 +181,11 @@ class Evaluate:
             concurrency=self.slots,
         )
         return EndpointPlayer(agent, concurrency=self.slots)
+
+    def _engine(self, kind: str) -> EngineConfig:
+        """The engine of this kind, without the settings of other kinds."""
+        ray, url = self.engine.ray if kind == "ray" else RayConfig(), self.engine.url if kind == "vllm-server" else None
+        return replace(self.engine, kind=cast(Any, kind), ray=ray, url=url)
 
     def _play(self, evaluator: Evaluator) -> None:
         """Plays what is missing, with a bar on standard error."""
