@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from verigym.agents.agent import load_chat
-from verigym.config import DPOConfig, RFTConfig, SFTConfig, TrainConfig, build, read_recipe
+from verigym.config import SFTConfig, TrainConfig, build, read_recipe
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import play, summarise
 from verigym.offline import dpo, rft
+from verigym.offline_config import DPOConfig, RFTConfig
 from verigym.passes import play_groups
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft

@@ -28,8 +28,9 @@ from _report import Jobs, new_figure, paragraph, table, write_docs
 from verigym.agents.episode import Episode
 from verigym.agents.learners.pairs import Pair
 from verigym.calibration import calibration
-from verigym.config import RewardModelConfig, build
+from verigym.config import build
 from verigym.envs.mixture import EnvSpec
+from verigym.offline_config import RewardModelConfig
 from verigym.pairs import match
 from verigym.reward_model import train_reward_model
 from verigym.run_folder import RunFolder

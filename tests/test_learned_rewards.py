@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from verigym import verifiers
 from verigym.agents.episode import Episode
 from verigym.cli import main
-from verigym.config import RewardModelConfig, SFTConfig
+from verigym.config import SFTConfig
 from verigym.envs.mixture import EnvSpec
+from verigym.offline_config import RewardModelConfig
 from verigym.reward_model import train_reward_model
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft

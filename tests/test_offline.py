@@ -24,9 +24,10 @@ from verigym.agents.learners.pairs import Pair, written_episode
 from verigym.agents.learners.preference import dpo_loss, implicit_rewards
 from verigym.agents.tiny import tiny_model
 from verigym.cli import main
-from verigym.config import DPOConfig, OfflineConfig, RFTConfig, SFTConfig, build
+from verigym.config import SFTConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.offline import dpo, rft, write_turns
+from verigym.offline_config import DPOConfig, OfflineConfig, RFTConfig
 from verigym.pairs import asked, read_episodes, right_episodes
 from verigym.passes import resumed
 from verigym.run_folder import RunFolder

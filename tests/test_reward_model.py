@@ -29,8 +29,9 @@ from verigym.agents.scalar import ScalarModel
 from verigym.agents.tiny import tiny_model
 from verigym.calibration import calibration, expected_calibration_error
 from verigym.cli import main
-from verigym.config import RewardModelConfig, SFTConfig, build
+from verigym.config import SFTConfig, build
 from verigym.envs.mixture import EnvSpec
+from verigym.offline_config import RewardModelConfig
 from verigym.pairs import as_preference, match, read_preferences, split
 from verigym.passes import Passes, resumed
 from verigym.reward_model import read_pair, train_reward_model

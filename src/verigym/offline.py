@@ -18,7 +18,7 @@ from verigym.agents.learners.dpo import DPO
 from verigym.agents.learners.pairs import Pair, written_episode
 from verigym.agents.learners.sft import SFT
 from verigym.calibration import calibration
-from verigym.config import DPOConfig, RFTConfig
+from verigym.offline_config import DPOConfig, RFTConfig
 from verigym.pairs import (
     Message,
     Preference,

@@ -23,8 +23,9 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.episode import Episode, derive_seed
 from verigym.agents.learners.checkpoint import load_state, save_state
 from verigym.agents.learners.pairs import Pair
-from verigym.config import OfflineConfig, build, to_plain
+from verigym.config import build, to_plain
 from verigym.interrupts import Interrupts
+from verigym.offline_config import OfflineConfig
 from verigym.pairs import asked, read_episodes
 from verigym.run_folder import LEARNER, RunFolder
 from verigym.stalls import StallWatch

@@ -16,7 +16,7 @@ from verigym.agents.learners.reward_model import RewardLearner
 from verigym.agents.reward_model import read_conversation
 from verigym.agents.scalar import ScalarModel, load_scalar_model
 from verigym.calibration import Calibration, calibration
-from verigym.config import RewardModelConfig
+from verigym.offline_config import RewardModelConfig
 from verigym.pairs import Preference, as_preference, match, read_preferences, split
 from verigym.passes import OfflineRun, OnStep, Passes, Source, of_pairs, publish, refuse_too_long, silent
 from verigym.tasks.errors import ConfigError, TaskDataError, TemplateError

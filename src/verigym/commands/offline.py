@@ -8,7 +8,8 @@ from typing import Any, ClassVar, TypeVar
 
 from verigym.cli import parse_options
 from verigym.commands._arguments import key_values, take
-from verigym.config import DPOConfig, OfflineConfig, RewardModelConfig, RFTConfig, build, read_recipe
+from verigym.config import build, read_recipe
+from verigym.offline_config import DPOConfig, OfflineConfig, RewardModelConfig, RFTConfig
 from verigym.tasks.errors import ConfigError
 
 Command = TypeVar("Command", bound="_Offline")
