@@ -136,6 +136,7 @@ class Live:
             verdict=verdict,
             forked_turn=None if self.plan.start is None else self.plan.start.turn,
             snapshots=tuple(self.snapshots or ()),
+            sampling_seed=self.plan.sampling_seed,
         )
 
     def playing(

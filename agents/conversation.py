@@ -147,6 +147,7 @@ def _without_tokens(
         truncation=truncation,
         verdict=verdict,
         usage=usage,
+        sampling_seed=plan.sampling_seed,
     )
 
 

@@ -69,6 +69,7 @@ class Episode:
     A fork begins with the tokens of another episode, up to the turn `forked_turn` of that one; the mask is 0 on them.
     `snapshots` are the environment's before each turn, where they were asked for. `usage` has the prompt and generated
     tokens of all turns as an endpoint counts them, whose model's own tokens are not known; None with tokens.
+    `sampling_seed`, the plan's, tells the members of a group, and forks, apart; None in a run's files of old.
     """
 
     env_id: str
@@ -86,6 +87,7 @@ class Episode:
     forked_turn: int | None = None
     snapshots: tuple[Mapping[str, Any], ...] = ()
     usage: tuple[int, int] | None = None
+    sampling_seed: int | None = None
 
     @property
     def truncated(self) -> bool:
@@ -117,6 +119,7 @@ class Episode:
             "task_id": self.task_id,
             "group_id": self.group_id,
             "seed": self.seed,
+            "sampling_seed": self.sampling_seed,
             "forked_turn": self.forked_turn,
             "reward": None if math.isnan(self.reward) else self.reward,
             "token_ids": self.token_ids.tolist(),
@@ -155,6 +158,7 @@ class Episode:
             verdict=Verdict(reward, Outcome(verdict["outcome"]), verdict["reason"], verdict["components"]),
             forked_turn=row.get("forked_turn"),  # stored episodes of old know no forks
             usage=(row["usage"][0], row["usage"][1]) if "usage" in row else None,
+            sampling_seed=row.get("sampling_seed"),
         )
 
 

@@ -65,6 +65,7 @@ def play(*, group: int, reward: float, answer: str, task: str = "", seed: int = 
         "task_id": task or f"products/{group}",
         "group_id": group,
         "seed": 2**62 + seed,
+        "sampling_seed": 2**62 + seed + 1,
         "token_ids": np.array(ids, np.int64),
         "mask": policy,
         "logprobs": np.where(policy, -0.5 * np.cumsum(policy), 0).astype(np.float32),
@@ -145,6 +146,7 @@ def test_an_episode_file_holds_what_the_learner_knew_of_each_token(run: RunFolde
     assert second["learner"].keys() == {"advantages", "logprobs"}
     assert third["learner"] == fourth["learner"] == {}
     assert first["seed"] == str(2**62)  # as text: a browser's numbers have fewer digits
+    assert first["sampling_seed"] == str(2**62 + 1)
     assert [row[6] for row in step.rows] == [1.0, 0.0, 0.0, None]
 
 

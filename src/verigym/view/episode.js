@@ -41,6 +41,7 @@ function episodeHead(row, episode, tab) {
     ["environment", row.env],
     ["group", number(row.group)],
     ["seed", episode.seed],
+    ...(episode.sampling_seed === null ? [] : [["sampling seed", episode.sampling_seed]]),
     ["turns", number(row.turns)],
     ["policy tokens", number(row.tokens)],
     ["all tokens", number(episode.token_ids.length)],

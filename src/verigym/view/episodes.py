@@ -110,6 +110,8 @@ def _shown(row: Mapping[str, Any]) -> Any:
     shown = {name: row.get(name) for name in names} | {"learner": row.get("learner", {})}
     shown["messages"] = [_message(message) for message in row["messages"]]
     shown["seed"] = str(row["seed"])  # more digits than a browser's numbers have
+    sampling_seed = row.get("sampling_seed")
+    shown["sampling_seed"] = None if sampling_seed is None else str(sampling_seed)
     return shown
 
 
