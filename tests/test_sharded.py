@@ -204,6 +204,28 @@ def test_a_fault_on_one_rank_ends_all_with_a_line_that_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("rank", "fault"), [(0, "still"), (1, "still"), (1, "freeze")])
+def test_a_rank_that_stands_still_between_calls_or_in_one_is_lost(
+    warm_start: Path, tmp_path: Path, rank: int, fault: str
+) -> None:
+    recipe = write(small(warm_start, tmp_path / "run", steps=100), tmp_path / "recipe.yaml")
+    status, _, errors = torchrun("--shutdown-timeout", 1, HERE / "sharded_fault.py", rank, fault, "train", recipe)
+    assert status != 0
+    speaker = ["verigym train: rank 1: ", "verigym train: "][rank]
+    (line,) = (line for line in errors.splitlines() if line.startswith("verigym train: "))
+    assert line.startswith(f"{speaker}no sign of life for 0.2 min from rank {rank} (on ")
+    assert line.endswith("go on from the last checkpoint with --resume")
+    assert RunFolder(tmp_path / "run").has_checkpoint()
+
+
+@pytest.mark.slow
+def test_a_rank_0_that_is_busy_for_longer_is_waited_for(warm_start: Path, tmp_path: Path) -> None:
+    recipe = write(small(warm_start, tmp_path / "run", steps=2, eval_every=0), tmp_path / "recipe.yaml")
+    status, _, errors = torchrun(HERE / "sharded_fault.py", 0, "busy", "train", recipe)
+    assert status == 0, errors
+
+
+@pytest.mark.slow
 def test_a_rank_that_is_asked_says_what_it_waits_for_and_goes_on(warm_start: Path, tmp_path: Path) -> None:
     recipe = write(small(warm_start, tmp_path / "run", steps=2, eval_every=0), tmp_path / "recipe.yaml")
     status, _, errors = torchrun(HERE / "sharded_fault.py", 1, "ask", "train", recipe)

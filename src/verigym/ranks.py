@@ -17,12 +17,16 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from verigym.agents.learners.sharding import ALONE, Ranks
 from verigym.config import TrainConfig
+from verigym.heartbeat import Heartbeat
 from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, RunError
 
-# A rank that the others have waited for so long, in the middle of a call, is taken for lost.
+# A rank that gives no sign of life for so long is lost.
 _PATIENCE = timedelta(minutes=10)
-# The others wait for rank 0 to make a call for as long as episodes take.
+# So is one that lives but keeps others waiting: in the middle of a call, longer than the signs of life take to say who
+# stands still, or for a call of rank 0, where it may be loading a model.
+_WITHIN_CALLS, _TO_A_CALL = timedelta(minutes=15), timedelta(hours=1)
+# The others wait for a call as long as rank 0 lives: episodes may take days.
 _BETWEEN_CALLS = timedelta(days=30)
 
 
@@ -41,7 +45,7 @@ class Team:
 
     While entered, the ranks are connected: over NCCL where the learner is on GPUs, each rank on its machine's GPU of
     the number LOCAL_RANK, else over gloo. Leaving it, rank 0 sends the others home; if it fails in the middle of a
-    call, they know by losing it.
+    call, they know by losing it. A rank that stands still is lost, too: rank 0 watches the others, and they watch it.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -57,8 +61,11 @@ class Team:
         if self.device == "cuda":
             _take_gpu(int(os.environ["LOCAL_RANK"]))
             backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, timeout=_PATIENCE)
-        self._calls = dist.new_group(backend="gloo", timeout=_BETWEEN_CALLS)
+        dist.init_process_group(backend, timeout=_WITHIN_CALLS)
+        rank = dist.get_rank()
+        self._heartbeat = Heartbeat(rank, [0] if rank else range(1, world_size()), _PATIENCE)
+        self._heartbeat.start()
+        self._calls = dist.new_group(backend="gloo", timeout=_BETWEEN_CALLS if rank else _TO_A_CALL)
         self.ranks = Ranks(init_device_mesh(self.device, (world_size(),)))
         return self
 
@@ -70,6 +77,7 @@ class Team:
         elif self.ranks.rank == 0 and not self._calling:  # who is in the middle of a call listens to nothing else
             with suppress(_LostError):
                 self.tell(None)
+        self._heartbeat.stop()
 
     def tell(self, what: Any) -> None:
         """Sends the others what they `hear`; alone, to nobody."""
