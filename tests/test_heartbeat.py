@@ -44,7 +44,7 @@ def test_what_stands_still_is_named_in_the_line_with_which_others_end(
 ) -> None:
     one, other, store, port = started
     (other if victim == "rank 1" else store).send_signal(signal.SIGSTOP)
-    _, errors = one.communicate()
+    _, errors = one.communicate(timeout=600)  # a hang
     assert one.returncode == 2
     name = rf"rank 1 \(on \S+, process {other.pid}\)" if victim == "rank 1" else rf"torchrun's store at \S+:{port}"
     line = rf"verigym train: no sign of life for 0\.05 min from {name}: the process is stopped, .* with --resume\n"

@@ -1,4 +1,5 @@
-"""Twenty kills at random moments (make test-slow): of the learner's process, of actors on Ray, of a vllm serve.
+"""Twenty-one kills at random moments (make test-slow): of the learner's process, or of one of several, of actors on
+Ray, of a vllm serve.
 
 Whatever is killed: no run hangs, no episode is lost or played twice, and nothing of a dead run is left running.
 """
@@ -32,7 +33,7 @@ CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24}
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
 SERVE = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))
 STEPS = 15
-HANGS = 600.0  # seconds in which a run does nothing new: the largest of the time-outs that docs/scale.md states
+HANGS = 600.0  # seconds in which a run does nothing new: no kill takes longer to be noticed (docs/scale.md)
 MARK = "VERIGYM_TEST_RUN"  # in the environment of a run and of all that it starts
 
 
@@ -53,17 +54,19 @@ def config_of(model: Path, run: Path, **changes: object) -> TrainConfig:
 
 
 class Killed:
-    """A run in a process of its own, which is started again, to go on, as often as it dies."""
+    """A run in a process of its own, or in `ranks` that torchrun starts there, which is started again, to go on, as
+    often as it dies."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, ranks: int = 1) -> None:
         self.config, self.folder = config, RunFolder(config.run)
         self.recipe, self.log, self.mark = folder / "recipe.json", folder / "log", uuid.uuid4().hex
+        self.torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] * (ranks > 1)
         self.recipe.write_text(json.dumps(to_plain(config)))
 
     def start(self) -> None:
         # A run that was killed before it had a folder begins.
         arguments = ["--resume", self.config.run] if self.folder.config_path.exists() else [str(self.recipe)]
-        command = [sys.executable, "-m", "verigym.cli", "train", *arguments]
+        command = [sys.executable, "-m", *self.torchrun, "verigym.cli", "train", *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {MARK: self.mark})
 
@@ -74,6 +77,12 @@ class Killed:
     def named(self, name: str) -> list[psutil.Process]:
         """Processes of this run by a part of their command line."""
         return [process for process in self.alive() if name in " ".join(_ask(process.cmdline, []))]
+
+    def rank(self, number: int) -> psutil.Process:
+        """One of the processes that torchrun started."""
+        started = psutil.Process(self.process.pid).children()
+        (process,) = (process for process in started if _environment(process).get("RANK") == str(number))
+        return process
 
     def wait_for(self, happened: Callable[[], object], what: str) -> None:
         """Until something happens; a run that ends before, or takes too long, fails the test."""
@@ -96,6 +105,10 @@ class Killed:
         """Kills the learner's process: all that it started ends by itself."""
         self.process.kill()
         assert self.process.wait() < 0
+        self.wait_for_the_rest()
+
+    def wait_for_the_rest(self) -> None:
+        """Until what it started has ended, too."""
         end = time.monotonic() + HANGS
         while left := self.alive():
             assert time.monotonic() < end, f"left running: {[_ask(process.cmdline, []) for process in left]}"
@@ -118,8 +131,10 @@ class Killed:
         position = sampler.start
         for step in range(1, STEPS + 1):
             plans, position = sampler.plan(position, self.config.groups, self.config.group_size)
-            planned = [(plan.group_id, plan.task_id, plan.seed) for plan in plans]
-            assert [(e.group_id, e.task_id, e.seed) for e in self.folder.episodes(step)] == planned
+            planned = [(plan.group_id, plan.task_id, plan.seed, plan.sampling_seed) for plan in plans]
+            assert len(set(planned)) == len(planned)  # members of a group differ by their last seed
+            episodes = self.folder.episodes(step)
+            assert [(e.group_id, e.task_id, e.seed, e.sampling_seed) for e in episodes] == planned
         assert all(row["infra_errors"] == 0 for row in self.folder.metrics() if "reward" in row)
         assert not self.alive()
 
@@ -148,7 +163,7 @@ def moments(seed: int, kills: int) -> Iterator[tuple[int, float]]:
     yield from chosen
 
 
-@pytest.mark.parametrize(("deterministic", "staleness", "kills"), [(True, 0, 4), (False, 0, 3), (False, 2, 3)])
+@pytest.mark.parametrize(("deterministic", "staleness", "kills"), [(True, 0, 3), (False, 0, 2), (False, 2, 2)])
 def test_a_learner_killed_goes_on_and_loses_and_repeats_nothing(
     model: Path, tmp_path: Path, deterministic: bool, staleness: int, kills: int
 ) -> None:
@@ -170,6 +185,24 @@ def test_a_learner_killed_goes_on_and_loses_and_repeats_nothing(
         assert figures[0] == figures[1]
         one, other = (load_file(f.latest() / "model.safetensors") for f in (RunFolder(whole.folder), run.folder))
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_of_two_ranks_ends_when_one_is_killed_and_goes_on(model: Path, tmp_path: Path) -> None:
+    """Four kills: of the rank that leads and of the other one, by turns."""
+    run = Killed(config_of(model, tmp_path / "run"), tmp_path, ranks=2)
+    for victim, (step, share) in zip([1, 0, 1, 0], moments(4, 4), strict=True):
+        run.start()
+        run.wait_for_moment(step, share)
+        run.rank(victim).kill()
+        assert run.end() == 1, run.said()  # torchrun's
+        speaker = "verigym train: " if victim else "verigym train: rank 1: "
+        (said,) = (line for line in run.said().splitlines() if line.startswith("verigym train: "))
+        assert said.startswith(f"{speaker}another rank is lost"), run.said()
+        assert said.endswith("go on from the last checkpoint with --resume")
+        run.wait_for_the_rest()
+    run.start()
+    assert run.end() == 0, run.said()
+    run.check()
 
 
 def test_actors_on_ray_are_replaced_and_end_with_their_learner(model: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from verigym.tasks.errors import ConfigError
 from verigym.training import resume, train
 
 HERE = Path(__file__).parent
+HANGS = 600.0  # seconds
 NAMES = [
     *("grpo", "means over episodes", "adaptive", "logits in chunks", "recomputed", "tied", "one episode"),
     *("no episode", "not finite", "adapter", "ppo", "ppo by turns"),
@@ -44,9 +46,12 @@ def start(*arguments: str | int | Path) -> subprocess.Popen[str]:
 
 
 def torchrun(*arguments: str | int | Path) -> tuple[int, str, str]:
-    """Exit status and output of what was started."""
+    """Exit status and output of what was started; what hangs is ended."""
     process = start(*arguments)
+    late = Timer(HANGS, process.terminate)
+    late.start()
     output, errors = process.communicate()
+    late.cancel()
     return process.returncode, output, errors
 
 
