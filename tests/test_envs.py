@@ -62,7 +62,6 @@ def test_gym_make_imports_the_package_by_the_id_alone():
         ({"tools": lambda x: x}, ConfigError, "not a tool"),
         ({"chance": 3}, ConfigError, "chance must be"),
     ],
-    ids=str,
 )
 def test_wrong_keyword_arguments_are_refused_at_once_in_one_line(kwargs, error, message):
     with pytest.raises(error) as caught:

@@ -207,7 +207,11 @@ def test_a_file_that_is_cut_short_is_shown_as_far_as_it_goes(run: RunFolder) -> 
     ]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08", b"not gzip at all", gzip.compress(b'[1]\n{"env_id": 3}\n')])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x1f\x8b\x08", b"not gzip at all", gzip.compress(b'[1]\n{"env_id": 3}\n')],
+    ids=["empty", "magic alone", "no gzip", "no episodes"],
+)
 def test_a_file_without_episodes_is_told_and_the_rest_is_shown(run: RunFolder, damage: bytes) -> None:
     (run.episodes_path / "000002.jsonl.gz").write_bytes(damage)
     data = RunReader(run.path).data()
