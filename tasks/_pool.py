@@ -219,7 +219,7 @@ class Pool:
             reply = self._ask(request, budget)
         except _WorkerDied:
             try:
-                reply = self._ask(request, budget)
+                reply = self._ask(request, budget, fresh=True)
             except _WorkerDied as died:
                 if died.returncode in _CRASHES:
                     raise AnswerCrash("the answer crashes the process that reads it") from died
@@ -245,9 +245,9 @@ class Pool:
     def _start(self) -> _Worker:
         return _Worker(self._command)
 
-    def _ask(self, request: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any], budget: Budget, *, fresh: bool = False) -> dict[str, Any]:
         with doing("worker process", f"a free one of {self.name}"):
-            worker = self._take(budget)
+            worker = self._take(budget, fresh)
         healthy = False
         try:
             with doing("worker process", self.name):
@@ -257,7 +257,7 @@ class Pool:
         finally:
             self._give(worker, healthy)
 
-    def _take(self, budget: Budget) -> _Worker:
+    def _take(self, budget: Budget, fresh: bool) -> _Worker:
         with self._changed:
             while True:
                 if budget.cancelled.is_set():
@@ -266,8 +266,10 @@ class Pool:
                 while len(self._idle) + len(self._busy) < self.size:
                     self._idle.append(self._start())
                 if self._idle:
-                    # the one most lately used is warm; one still importing is the last choice
-                    worker = next((w for w in reversed(self._idle) if w.ready), self._idle[0])
+                    # the one most lately used is warm; one still importing is the last choice, but where one has
+                    # just died: what killed it may be killing others
+                    warm = () if fresh else reversed(self._idle)
+                    worker = next((w for w in warm if w.ready), self._idle[0])
                     self._idle.remove(worker)
                     self._busy.add(worker)
                     return worker
