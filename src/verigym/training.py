@@ -146,6 +146,7 @@ class Trainer:
         self.learner = self.part.learner
         self.sync = WeightSync(model, engine, learner=self.part.weights)
         self.step, self.evaluated = 0, -1
+        self.saved: tuple[int, int] | None = None  # the step of the newest checkpoint, and what was evaluated then
         self.position = self.sampler.start
         self.curriculum = self._curriculum()
         self.best: Evaluation | None = None
@@ -202,8 +203,8 @@ class Trainer:
                 f"{error}; the checkpoint of step {int(self.folder.latest().name)} is kept: when this is mended, go on "
                 f"with: verigym train --resume {self.folder.path}"
             ) from error
-        self._save()
-        self.folder.plot()
+        if self._save():
+            self.folder.plot()
 
     @doing("updating")
     def _learn(self, episodes: Sequence[Episode]) -> dict[str, float]:
@@ -271,8 +272,7 @@ class Trainer:
             self.evaluated = self.step
         if self.interrupts.requested:
             raise RunInterrupted("interrupted")
-        if self.step % config.checkpoint_every == 0:
-            self._save()
+        if self.step % config.checkpoint_every == 0 and self._save():
             self.folder.plot()
 
     @doing("evaluating")
@@ -353,7 +353,10 @@ class Trainer:
         return collector
 
     @doing("checkpointing")
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Writes the checkpoint of this step; False if it has been written as it is now."""
+        if self.saved == (self.step, self.evaluated):
+            return False
         state = {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -364,6 +367,8 @@ class Trainer:
             "last": None if self.last is None else asdict(self.last),
         }
         self.folder.save_step(self.step, self._write, state)
+        self.saved = (self.step, self.evaluated)
+        return True
 
     def _write(self, path: Path) -> None:
         self._write_model(path)
