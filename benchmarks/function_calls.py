@@ -1,6 +1,6 @@
 """How fast function calls are judged and the desk is played on one core, beside a mere comparison of JSON.
 
-    python benchmarks/function_calls.py
+    python benchmarks/function_calls.py --seconds 3
 
 CPU time of this process. Verdicts: the best of five passes over the same calls, one call, right or wrong in turn.
 Desk: a step is a turn of the gold episode, its calls, the reply of the user and, at the end, the verdict; the reset,
@@ -9,6 +9,7 @@ which makes the task and its world, is in the time, too.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -39,6 +40,9 @@ BOOK = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3.0, help="CPU time for each figure of the desk")
+    seconds = parser.parse_args().seconds
     plain = json_comparisons()
     print("| figure | per second | of plain JSON |\n|---|---|---|")
     print(f"| json.loads and == | {plain:.0f} | 1 |")
@@ -46,7 +50,7 @@ def main() -> None:
         rate = verdicts(policy)
         print(f"| verdicts, {policy} | {rate:.0f} | {rate / plain:.3f} |")
     for level in range(1, len(desk.LEVELS) + 1):
-        print(f"| desk steps, level {level} | {desk_steps(level):.0f} | |")
+        print(f"| desk steps, level {level} | {desk_steps(level, seconds):.0f} | |")
 
 
 def verdicts(policy: str) -> float:
@@ -63,7 +67,7 @@ def json_comparisons() -> float:
     return rate(lambda: [json.loads(text)["arguments"] == right for text, right in rows])
 
 
-def desk_steps(level: int, seconds: float = 3.0) -> float:
+def desk_steps(level: int, seconds: float) -> float:
     """Steps per second of CPU time over gold episodes, one after the other."""
     env = gym.make("verigym/Desk-v0", level=level).unwrapped
     golds = [(task.id, env.gold_episodes(task)[0]) for task in env.tasks[:500]]
