@@ -51,6 +51,21 @@ def test_a_start_that_fails_closes_its_engine(
     assert len(closed) == 1
 
 
+@pytest.mark.parametrize(("changes", "written"), [({"eval_every": 0}, [0, 1, 2]), ({"eval_every": 1}, [0, 0, 1, 2])])
+def test_a_checkpoint_is_written_again_only_after_an_evaluation(
+    warm_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], written: list[int]
+) -> None:
+    steps, save_step = [], RunFolder.save_step
+
+    def noted(folder: RunFolder, step: int, *rest: object) -> Path:
+        steps.append(step)
+        return save_step(folder, step, *rest)
+
+    monkeypatch.setattr(RunFolder, "save_step", noted)
+    train(small(warm_start, tmp_path / "run", **changes))
+    assert steps == written
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(warm_start: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     config = small(warm_start, folder.path)
