@@ -197,7 +197,8 @@ def test_the_environment_takes_the_policy_of_the_command(folder, tmp_path, capsy
     write(file, {"id": 1, "task": "s0", "completion": completion})
     rewards = []
     for policy in ("strict", "bfcl"):
-        assert main(["verify", ENV, str(file), "--source", str(folder), "--policy", policy]) == 0
+        options = ["--source", str(folder), "--option", f"verifier_options={{policy: {policy}}}"]
+        assert main(["verify", ENV, str(file), *options]) == 0
         rewards.append(json.loads(capsys.readouterr().out)["reward"])
     assert rewards == [0.0, 1.0]
 

@@ -382,16 +382,16 @@ def spoilt(gold: str) -> Iterator[str]:
 # The command.
 
 
-def test_the_command_takes_the_policy_as_a_flag(tmp_path, capsys):
+def test_the_command_takes_the_policy_as_an_option(tmp_path, capsys):
     row = {"id": "a", "target": [{"f": {"x": ["New York"]}}], "tools": [doc(x="string")]}
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({**row, "completion": calls({"x": "new york"})}) + "\n")
     rewards = []
-    for flags in ([], ["--policy", "strict"], ["--policy", "bfcl"]):
-        assert main(["verify", "call_match", str(file), *flags]) == 0
+    for options in ([], ["--option", "policy=strict"], ["--option", "policy=bfcl"]):
+        assert main(["verify", "call_match", str(file), *options]) == 0
         rewards.append(json.loads(capsys.readouterr().out)["reward"])
     assert rewards == [0.0, 0.0, 1.0]
-    assert main(["verify", "math", str(file), "--policy", "bfcl"]) == 2
+    assert main(["verify", "math", str(file), "--option", "policy=bfcl"]) == 2
     assert "policy" in capsys.readouterr().err
 
 

@@ -506,6 +506,24 @@ def test_help_of_every_command_says_what_it_does():
     assert "JSON lines" in done.stdout
 
 
+OPTIONS = [
+    *[(command, "--json") for command in ("envs", "validate", "check", "curate", "new", "eval", "rescore", "view")],
+    *[("play", "--task"), ("verify", "--output"), ("train", "--grpo.lr"), ("sft", "--demonstrations")],
+    *[("dpo", "--beta"), ("rft", "--epochs"), ("reward-model", "--held-out")],
+]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_help_of_a_command_lists_its_options_with_one_default_each(command, option, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # no help is wrapped
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert f"{option} " in said
+    assert not re.search(r"\(default: [^)]*\)\. \(default: ", said)
+
+
 def test_wrong_options_read_the_same_without_utf8():
     ascii_terminal = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for command, line in (

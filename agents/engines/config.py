@@ -23,8 +23,7 @@ class RayConfig:
     gpus: float = 0.0
     """GPUs of each actor: 1, a share of one, or 0 to play on CPU."""
     transfer: Literal["nccl", "store"] | None = None
-    """How weights reach the actors: by vLLM's NCCL weight transfer or through Ray's object store; None takes nccl where
-    the learner and each vLLM actor have a GPU for themselves, and store elsewhere."""
+    """Weights go by vLLM's NCCL transfer or Ray's object store; None takes nccl where all have GPUs of their own."""
     env_workers: int = 0
     """Processes that step the environments, on a CPU core each; 0 steps them in the learner's process."""
     timeout: float = 600.0

@@ -34,11 +34,9 @@ class PolicyConfig:
     lr_warmup: int = 0
     """First steps of the run over which the learning rate rises to its full height."""
     loss: Literal["ppo", "gspo", "cispo", "sapo"] = "ppo"
-    """Clip each token's ratio (ppo; with clip-higher and the mean over tokens it is DAPO), an episode's as a whole
-    (gspo), only its weight (cispo), or let a gate close softly (sapo)."""
+    """What is held back: each token's ratio (ppo), an episode's (gspo), its weight alone (cispo), or softly (sapo)."""
     reduction: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
-    """Mean of the loss over episodes (grpo; that of gspo's and sapo's papers), over tokens (dapo), or over a fixed
-    length (dr_grpo)."""
+    """Mean of the loss over episodes (grpo; meant for gspo, sapo), over tokens (dapo), or a fixed length (dr_grpo)."""
     clip_low: float = 0.2
     """ppo: the ratio is clipped from below at 1 - clip_low."""
     clip_high: float = 0.28
@@ -56,8 +54,7 @@ class PolicyConfig:
     sapo_negative: float = 1.05
     """sapo: temperature of the gate of the other tokens."""
     correction: Literal["none", "token", "sequence"] = "none"
-    """Importance weights for a sampler that is not the learner (its engine's noise, its lag): of each token, or of an
-    episode as a whole."""
+    """Importance weights for a sampler that is not the learner (noise, lag): of each token, or of whole episodes."""
     correction_max: float = 2.0
     """The largest importance weight."""
     mask_gap: float = math.inf
@@ -67,8 +64,7 @@ class PolicyConfig:
     entropy_coefficient: float = 0.0
     """Weight of the policy's entropy, which the loss rewards."""
     overlong: Literal["judge", "mask", "penalise"] = "judge"
-    """An episode that ran out of tokens: judge it as it stands, mask it (no loss; DAPO's overlong filtering), or
-    penalise also what comes near the budget of a turn (DAPO's soft overlong punishment)."""
+    """An episode out of tokens: judge it as it stands, mask its loss, or penalise what comes near a turn's budget."""
     overlong_buffer: float = 0.2
     """Share of a turn's budget over which penalise grows from 0 to 1."""
     kl_coefficient: float = 0.0
@@ -138,10 +134,7 @@ class GRPOConfig(PolicyConfig):
     """How GRPO turns a group's rewards into a step; its KL is a loss."""
 
     advantages: Literal["grpo", "dr_grpo", "rloo", "maxrl", "reinforce++", "reinforce++_baseline", "turn_fork"] = "grpo"
-    """A return less its group's mean (dr_grpo), over the group's standard deviation (grpo), less the mean of the others
-    (rloo), over the group's mean (maxrl), over the batch's deviation (reinforce++_baseline); or less the batch's mean,
-    over its deviation (reinforce++); or of each turn, less the mean of other continuations from its state
-    (turn_fork)."""
+    """What a return is compared with: its group, the batch, or other continuations of its turns (docs/learners.md)."""
     forks: int = 4
     """turn_fork: other continuations of a turn's state, at least; what the group lacks of them is played."""
     kl: Literal["k2", "k3"] = "k3"

@@ -56,8 +56,7 @@ class TrainConfig:
     deterministic: bool = False
     """Lockstep: the same seed gives the same bits, at some cost in speed. Otherwise episodes overlap."""
     staleness: int = 0
-    """Versions by which the weights that sampled a token may be older than those that learn from it: above 0 episodes
-    are played while the learner updates (it needs a correction in the learner's settings); 0 takes turns."""
+    """Versions that sampled tokens may lag behind the learner: above 0 the engine plays during updates."""
     seed: int = 0
     """Seed of everything: tasks, episodes, sampling."""
     eval_every: int = 0
@@ -74,8 +73,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     """What plays the episodes."""
     max_drift: float = 0.1
-    """Mean gap, in nats per token, between the engine's log-probabilities and the learner's, for the same weights, that
-    stops the run; with staleness 0 and a correction in the learner's settings it goes on, with importance weights."""
+    """Mean gap of engine's and learner's log-probabilities of the same weights, in nats per token, that ends a run."""
     slots: int = 256
     """Requests that the rollout engine runs at a time."""
     concurrency: int = 512

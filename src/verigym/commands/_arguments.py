@@ -1,13 +1,20 @@
-"""What the commands that play with a model share: environments from `--env`, `--option key=value` pairs."""
+"""What commands share: types of common options, and how `--env ID` and `--option key=value` are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 import yaml
 
 from verigym.tasks.errors import ConfigError
+
+Source = Annotated[str | None, tyro.conf.arg(metavar="SOURCE", help_behavior_hint="(default: its public hub id)")]
+Split = Annotated[str | None, tyro.conf.arg(metavar="SPLIT", help_behavior_hint="(default: the environment's)")]
+Limit = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")]
+Options = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")]
+"""Types of fields that several commands have; the hint says what None stands for."""
 
 
 def take(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:

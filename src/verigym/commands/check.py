@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from verigym.cli import parse_options
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Options, Split, key_values
 from verigym.envs import conformance, registered_ids
 from verigym.tasks.errors import ConfigError, UnknownNameError, VerigymError
 
@@ -29,15 +29,19 @@ class Check:
     it; the status is 0 only if each of them could be made and breaks no sentence.
     """
 
-    id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = None
-    """The environment, such as verigym/GSM8K-v0 or acme_envs:acme/Sums-v0 (default: all that are registered)."""
+    id: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[ID]", help_behavior_hint="(default: all that are registered)"),
+    ] = None
+    """The environment, such as verigym/GSM8K-v0 or acme_envs:acme/Sums-v0."""
     source: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE")] = ()
     """Where the data is read from: a hub id, a file or a folder; without an ID as ID=SOURCE, for each one."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """The split of the tasks (default: the environment's)."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    split: Split = None
+    """The split of the tasks."""
+    option: Options = ()
     """A keyword argument of the environment, such as level=3; without an ID as ID:KEY=VALUE."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
     """Check a model instead: whether its template and tokenizer can be trained on."""
     json: bool = False
     """Print each environment's sentences, and whether they hold (null: not checked), as JSON."""

@@ -13,7 +13,7 @@ import tyro
 
 from verigym import tasks
 from verigym.cli import parse_options
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Limit, Options, Source, Split, key_values
 from verigym.curation import Curated, Difficulty, curate
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.curated import write
@@ -35,22 +35,24 @@ class Curate:
     """The environment, such as verigym/GSM8K-v0."""
     output: Annotated[str, tyro.conf.arg(metavar="FILE")]
     """The Parquet file to write; it is read by task_set="curated" and source=FILE."""
-    source: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Where the data is read from: a hub id, a file or a folder (default: its public hub id)."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """The split of the tasks (default: the environment's)."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    source: Source = None
+    """Where the data is read from: a hub id, a file or a folder."""
+    split: Split = None
+    """The split of the tasks."""
+    option: Options = ()
     """A keyword argument of the environment, such as level=3."""
-    tasks: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """The first so many tasks (default: all)."""
+    tasks: Limit = None
+    """The first so many tasks."""
     against: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME[:SPLIT][=SOURCE]")] = ()
     """A task set to keep away from, such as gsm8k:test or math500=data/math500 (default split: test)."""
     near: float = NEAR
     """Jaccard similarity, of runs of 3 words, from which texts are near duplicates."""
     ngram: int = NGRAM
     """Words in a row that a task must not share with an evaluation set."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Checkpoint whose pass rates decide (default: difficulty does not matter)."""
+    model: Annotated[
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: difficulty does not matter)")
+    ] = None
+    """Checkpoint whose pass rates decide."""
     samples: int = 8
     """Episodes of each task."""
     low: float = 0.1

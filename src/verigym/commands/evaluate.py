@@ -17,7 +17,7 @@ import tyro
 
 from verigym.agents.engines.config import EngineConfig, RayConfig
 from verigym.cli import parse_options
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Limit, Options, Source, key_values
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, RunInterrupted
 
@@ -42,15 +42,15 @@ class Evaluate:
     """A checkpoint (a folder or a hub id), PATH@ENGINE such as PATH@vllm, or NAME@http://host:port; may be repeated."""
     env: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ENV")]
     """An id, such as verigym/GSM8K-v0, or with options of its own ID,key=value,...; may be repeated."""
-    tasks: int | None = None
-    """The first so many tasks of each environment; default: all."""
+    tasks: Limit = None
+    """The first so many tasks of each environment."""
     samples: int = 1
     """Episodes of each task; of more than one, pass@k, pass^k and majority@k are told too."""
     split: str | None = None
     """Split of the environments' tasks; default: test, or of an environment that takes no split all its tasks."""
-    source: str | None = None
-    """Where the task sets are read from: a file, a folder or a hub id."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    source: Source = None
+    """Where the task sets are read from: a hub id, a file or a folder."""
+    option: Options = ()
     """A keyword argument of every environment; may be repeated."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most probable token."""

@@ -14,12 +14,13 @@ from verigym.tasks.errors import ConfigError
 
 Command = TypeVar("Command", bound="_Offline")
 
-_USAGE = """usage: verigym {name} --model MODEL {pairs}--episodes RUN_OR_FILE ... [--field value ...]
-       verigym {name} --model MODEL --env ID [--option key=value ...] [--field value ...]
-       verigym {name} RECIPE.yaml [--field value ...]
-       verigym {name} --resume RUN [--field value ...]
+_USAGE = """  verigym {name} --model MODEL {pairs}--episodes RUN_OR_FILE ... [--field value ...]
+  verigym {name} --model MODEL --env ID [--option key=value ...] [--field value ...]
+  verigym {name} RECIPE.yaml [--field value ...]
+  verigym {name} --resume RUN [--field value ...]
 
-`--option` is a keyword argument of the environment. With --help after a model and its data, the fields are listed."""
+`--option` is a keyword argument of the environment. Below are the fields with their defaults.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class _Offline:
         options, rest = take(rest, "--option")
         if not ids and rest and rest[0] in ("-h", "--help"):
             print(_USAGE.format(name=cls.name, pairs="" if cls.kind is RFTConfig else "--pairs FILE | "))
-            raise SystemExit(0)
+            values = {"model": "MODEL", "episodes": ["RUN_OR_FILE"]}
+            return cls(parse_options(cls.kind, cls.name, rest, build(cls.kind, values)), False)
         from_recipe = bool(rest) and not rest[0].startswith("-")
         values = read_recipe(rest.pop(0)) if from_recipe else {}
         if ids:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 import tyro
 
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Options, Source, Split, key_values
 from verigym.commands._environment import text_env
 from verigym.envs.text_env import TextEnv
 from verigym.tasks.canonical import render_call
@@ -38,17 +38,19 @@ class Play:
 
     id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
     """The environment, such as verigym/Calculator-v0."""
-    source: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Where the data is read from: a hub id, a file or a folder (default: its public hub id)."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """The split of the tasks (default: the environment's)."""
-    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Seed of the episode, and of a model's sampling (default: another one each time)."""
-    task: Annotated[str | None, tyro.conf.arg(metavar="TASK")] = None
-    """The id of the task (default: drawn by the seed)."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    source: Source = None
+    """Where the data is read from: a hub id, a file or a folder."""
+    split: Split = None
+    """The split of the tasks."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: another one each time)")] = (
+        None
+    )
+    """Seed of the episode, and of a model's sampling."""
+    task: Annotated[str | None, tyro.conf.arg(metavar="TASK", help_behavior_hint="(default: drawn by the seed)")] = None
+    """The id of the task."""
+    option: Options = ()
     """A keyword argument of the environment, such as level=3."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: by hand)")] = None
     """A checkpoint that plays in your place: a folder or a hub id."""
 
     def run(self) -> int:

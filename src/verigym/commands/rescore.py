@@ -15,7 +15,7 @@ import tyro
 
 from verigym import __version__, verifiers
 from verigym.cli import parse_options
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Limit, Options, key_values
 from verigym.tasks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class Rescore:
     """A run folder, or that of verigym eval --folder."""
     verifier: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """The verifier, such as math or rubric."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    option: Options = ()
     """An option of the verifier, such as extract=latex; may be repeated."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """The first so many episodes (default: all)."""
+    limit: Limit = None
+    """The first so many episodes."""
     json: bool = False
     """Print the figures and the changed episodes as JSON, and nothing else on standard output."""
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from verigym.cli import parse_options
 from verigym.commands._arguments import key_values, take
 from verigym.config import SFTConfig, build, read_recipe
+from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError
 
-USAGE = """usage: verigym sft --env ID --output FOLDER [--option key=value ...] [--field value ...]
-       verigym sft RECIPE.yaml [--field value ...]
+USAGE = """  verigym sft --env ID --output FOLDER [--option key=value ...] [--field value ...]
+  verigym sft RECIPE.yaml [--field value ...]
 
-`--option` is a keyword argument of the environment. `verigym sft --env ID --output FOLDER --help` lists the fields."""
+`--option` is a keyword argument of the environment. Below are the fields with their defaults.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SFT:
         outputs, rest = take(rest, "--output")
         if not ids and rest and rest[0] in ("-h", "--help"):
             print(USAGE)
-            raise SystemExit(0)
+            return cls(parse_options(SFTConfig, "sft", rest, SFTConfig(envs=(EnvSpec("ID"),), output="FOLDER")))
         values = read_recipe(rest.pop(0)) if rest and not rest[0].startswith("-") else {}
         if ids:
             values["envs"] = [{"id": env_id, "kwargs": key_values(options)} for env_id in ids]

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from verigym.cli import parse_options
 from verigym.commands._arguments import take
 from verigym.config import TrainConfig, build, read_recipe
+from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError
 
-USAGE = """usage: verigym train RECIPE.yaml [--field value ...]
-       verigym train --resume RUN [--field value ...]
+USAGE = """  verigym train RECIPE.yaml [--field value ...]
+  verigym train --resume RUN [--field value ...]
 
-`verigym train RECIPE.yaml --help` lists the fields with the recipe's values."""
+Below are the fields with their defaults; `verigym train RECIPE.yaml --help` has the recipe's values instead.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Train:
             rest = rest[1:]
         elif rest and rest[0] in ("-h", "--help"):
             print(USAGE)
-            raise SystemExit(0)
+            name, default = "train RECIPE.yaml", TrainConfig(model="MODEL", envs=(EnvSpec("ID"),))
         else:
             raise ConfigError("name a recipe (verigym train RECIPE.yaml) or a run (verigym train --resume RUN)")
         return cls(parse_options(TrainConfig, name, rest, default), bool(runs))

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from verigym.cli import parse_options
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Limit, Options, Source, Split, key_values
 from verigym.commands._environment import text_env
 from verigym.envs.text_env import TextEnv
 from verigym.envs.validation import GoldFailure, Validation, validate
@@ -34,13 +34,13 @@ class Validate:
 
     id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
     """The environment, such as verigym/GSM8K-v0."""
-    source: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Where the data is read from: a hub id, a file or a folder (default: its public hub id)."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """The split of the tasks (default: the environment's)."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Verify so many gold answers, spread evenly over the set (default: all)."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    source: Source = None
+    """Where the data is read from: a hub id, a file or a folder."""
+    split: Split = None
+    """The split of the tasks."""
+    limit: Limit = None
+    """Verify so many gold answers, spread evenly over the set."""
+    option: Options = ()
     """A keyword argument of the environment as key=value, such as level=3."""
     json: bool = False
     """Print the findings as one JSON object."""

@@ -19,7 +19,7 @@ import tyro
 
 from verigym import verifiers
 from verigym.commands._answers import AnswerFile, EnvironmentJudge, Judge, Judged, VerifierJudge
-from verigym.commands._arguments import key_values
+from verigym.commands._arguments import Options, Source, Split, key_values
 from verigym.commands._environment import text_env
 from verigym.envs import registered_ids
 from verigym.tasks.errors import ConfigError
@@ -42,15 +42,13 @@ class Verify:
     """A verifier, such as math, or an environment, such as verigym/GSM8K-v0."""
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The answers, a JSON object a line."""
-    source: Annotated[str | None, tyro.conf.arg(metavar="SOURCE")] = None
-    """Where an environment's data is read from: a hub id, a file or a folder (default: its public hub id)."""
-    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """The split of an environment's tasks (default: the environment's)."""
-    policy: Annotated[str | None, tyro.conf.arg(metavar="POLICY")] = None
-    """How call_match compares: strict (its default) or bfcl, as the official checker does."""
-    output: Annotated[str | None, tyro.conf.arg(metavar="OUT")] = None
-    """File to write; it appears when it is complete (default: standard output)."""
-    option: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    source: Source = None
+    """Where an environment's data is read from: a hub id, a file or a folder."""
+    split: Split = None
+    """The split of an environment's tasks."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="OUT", help_behavior_hint="(default: standard output)")] = None
+    """File to write; it appears when it is complete."""
+    option: Options = ()
     """A keyword argument of the verifier or environment, such as extract=latex or max_turns=8."""
 
     def run(self) -> int:
@@ -68,18 +66,15 @@ class Verify:
 
     def _judge(self) -> Judge:
         kwargs = key_values(self.option)
-        policy = {} if self.policy is None else {"policy": self.policy}
         if self.name in verifiers.registered():
             for name, value in (("source", self.source), ("split", self.split)):
                 if value is not None:
                     raise ConfigError(f"--{name} is for environments; the verifier '{self.name}' reads no data")
-            return VerifierJudge(verifiers.make(self.name, **kwargs, **policy))
+            return VerifierJudge(verifiers.make(self.name, **kwargs))
         if self.name.rpartition(":")[2] not in gym.registry and ":" not in self.name:
             known = [*verifiers.registered(), *registered_ids()]
             if self.name not in known:
                 raise unknown("verifier or environment", self.name, known)
-        if policy:
-            kwargs["verifier_options"] = {**kwargs.get("verifier_options", {}), **policy}
         return EnvironmentJudge(lambda: text_env(self.name, kwargs, source=self.source, split=self.split))
 
 

@@ -23,10 +23,10 @@ class View:
 
     run_folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
-    output: str | None = None
-    """Where the page is written; default: view.html in the run folder."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/view.html)")] = None
+    """Where the page is written."""
     open: bool = True
-    """Open the page in the browser."""
+    """Open the page in the browser; --no-open leaves it closed."""
     serve: bool = False
     """Follow a live run: serve the page on this machine until Ctrl-C, instead of writing it."""
     port: int = 0
