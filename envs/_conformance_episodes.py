@@ -1,4 +1,4 @@
-"""The sentences on episodes: their form, that they repeat, fork and end as they should."""
+"""The rules on episodes: their form, that they repeat, fork and end as they should."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from verigym.envs._conformance_probe import (
     plain,
     play,
     play_turns,
+    rule,
     script,
-    sentence,
     started,
 )
 from verigym.envs.null_policies import random_call
@@ -45,14 +45,14 @@ _SEEDS = (11, 12, 13)
 # Form.
 
 
-@sentence("Gymnasium's own checker passes without a warning")
+@rule("Gymnasium's own checker passes without a warning")
 def _gymnasium(subject: Subject) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         check_env(subject.bare())
 
 
-@sentence("the spaces hold every text, the empty one too, and nothing else")
+@rule("the spaces hold every text, the empty one too, and nothing else")
 def _spaces(subject: Subject) -> None:
     env = subject.bare()
     for name, space in (("action", env.action_space), ("observation", env.observation_space)):
@@ -62,7 +62,7 @@ def _spaces(subject: Subject) -> None:
             expect(not space.contains(other), f"the {name} space {space} holds {other!r}")
 
 
-@sentence("reset and step return a text and an info: task_id, messages, tools at the start, a verdict at the end")
+@rule("reset and step return a text and an info: task_id, messages, tools at the start, a verdict at the end")
 def _form(subject: Subject) -> None:
     env = subject.bare()
     for seed in _SEEDS:
@@ -93,7 +93,7 @@ def _expect_info(turn: Turn, task_id: Any) -> None:
     expect(not turn.ended or isinstance(verdict, Verdict), f"the verdict at the end is {verdict!r}")
 
 
-@sentence("an observation is the text of the messages that are not from the system, joined by a blank line")
+@rule("an observation is the text of the messages that are not from the system, joined by a blank line")
 def _observation(subject: Subject) -> None:
     env = subject.bare()
     for seed in _SEEDS:
@@ -104,7 +104,7 @@ def _observation(subject: Subject) -> None:
             )
 
 
-@sentence("what a caller does to an info changes nothing inside")
+@rule("what a caller does to an info changes nothing inside")
 def _info_is_a_copy(subject: Subject) -> None:
     env, other = subject.bare(), subject.bare()
     for seed in _SEEDS[:2]:
@@ -127,7 +127,7 @@ def _vandalise(value: Any) -> None:
     value.clear()
 
 
-@sentence("a tool is described by a JSON schema, and a call in canonical syntax is answered by a message of its own")
+@rule("a tool is described by a JSON schema, and a call in canonical syntax is answered by a message of its own")
 def _tools(subject: Subject) -> None:
     import jsonschema
 
@@ -161,7 +161,7 @@ def episodes(env: Any) -> list[Any]:
     return [plain(play(env, seed=seed)) for seed in (_SEEDS[0], None, _SEEDS[1], None)]
 
 
-@sentence("the same seed and actions give the same episode")
+@rule("the same seed and actions give the same episode")
 def _repeats(subject: Subject) -> None:
     env = subject.bare()
     said = episodes(env)
@@ -169,7 +169,7 @@ def _repeats(subject: Subject) -> None:
     expect_same(episodes(subject.bare()), said, "in another instance")
 
 
-@sentence("resets without a seed go on from the environment's own generator")
+@rule("resets without a seed go on from the environment's own generator")
 def _unseeded(subject: Subject) -> None:
     env = subject.bare()
     runs = [[plain(opening(env, seed=3)), *(plain(opening(env)) for _ in range(20))] for _ in range(2)]
@@ -179,7 +179,7 @@ def _unseeded(subject: Subject) -> None:
         expect(len(ids) > 1, f"twenty resets all give the task {next(iter(ids))!r}")
 
 
-@sentence("no global random generator is touched")
+@rule("no global random generator is touched")
 def _global_random(subject: Subject) -> None:
     _seed_global_generators()  # so that an environment that seeds them all alike is seen, too
     before = _global_states()
@@ -208,7 +208,7 @@ def _global_states() -> dict[str, str]:
     return states
 
 
-@sentence("members of a group start from one and the same state")
+@rule("members of a group start from one and the same state")
 def _group(subject: Subject) -> None:
     one, other = subject.bare(), subject.bare()
     task_id = opening(one, seed=1).info["task_id"]
@@ -220,7 +220,7 @@ def _group(subject: Subject) -> None:
     expect(unseeded[0][4]["task_id"] == task_id, f"without a seed the option task={task_id!r} gives another task")
 
 
-@sentence("nothing of an episode is left after a reset")
+@rule("nothing of an episode is left after a reset")
 def _no_state_is_kept(subject: Subject) -> None:
     fresh, used = subject.bare(), subject.bare()
     finished(used, seed=1)
@@ -233,7 +233,7 @@ def _no_state_is_kept(subject: Subject) -> None:
 # Forks.
 
 
-@sentence("a snapshot is plain data, and restoring it goes on like the original, which it leaves alone")
+@rule("a snapshot is plain data, and restoring it goes on like the original, which it leaves alone")
 def _fork(subject: Subject) -> None:
     env, other = subject.bare(), subject.bare()
     messages, observation, rest = started(env, seed=9)
@@ -248,7 +248,7 @@ def _fork(subject: Subject) -> None:
     expect_same(forked, play_turns(env, rest), "the fork and the original")
 
 
-@sentence("a snapshot that was changed is refused")
+@rule("a snapshot that was changed is refused")
 def _tampered(subject: Subject) -> None:
     env = subject.bare()
     started(env, seed=9)
@@ -280,7 +280,7 @@ def _snapshot(env: Any) -> dict[str, Any]:
 # Ends.
 
 
-@sentence("the end of the task terminates, a budget truncates, and never both")
+@rule("the end of the task terminates, a budget truncates, and never both")
 def _ends(subject: Subject) -> None:
     limit = subject.spec.max_episode_steps
     expect(limit is None, f"a wrapper limits the episode to {limit} steps, without a verdict")
@@ -321,7 +321,7 @@ def _expect_flags(turn: Turn, terminated: bool, what: str) -> None:
     expect(flags == expected, f"{what} gives terminated, truncated = {flags}, not {expected}")
 
 
-@sentence("a step before the first reset or after the end raises EnvUsageError")
+@rule("a step before the first reset or after the end raises EnvUsageError")
 def _order(subject: Subject) -> None:
     env = subject.bare()
     expect_raises(EnvUsageError, lambda: env.step(ANSWER), "a step before the first reset")
@@ -331,7 +331,7 @@ def _order(subject: Subject) -> None:
         expect_raises(EnvUsageError, env.snapshot, "a snapshot after the end")
 
 
-@sentence("the last reward is the verdict's, and only an infrastructure error has none")
+@rule("the last reward is the verdict's, and only an infrastructure error has none")
 def _rewards(subject: Subject) -> None:
     env = subject.bare()
     paid = _rewards_of_turns(env)
@@ -362,7 +362,7 @@ def _rewards_of_turns(env: Any) -> list[float]:
     return paid
 
 
-@sentence("an unknown reset option or task is refused, and the environment can still be used")
+@rule("an unknown reset option or task is refused, and the environment can still be used")
 def _options(subject: Subject) -> None:
     env = subject.bare()
     for options in ({"tsak": "x"}, {"task": "no such task \ud800"}):

@@ -26,11 +26,11 @@ _MAX_DETAIL = 300
 
 
 class Broken(Exception):  # noqa: N818 - a finding, not a failure of ours
-    """The sentence does not hold; the message says what was seen."""
+    """The rule does not hold; the message says what was seen."""
 
 
 class Unchecked(Exception):  # noqa: N818
-    """The sentence cannot be checked on this environment; the message says why."""
+    """The rule cannot be checked on this environment; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,19 @@ class Subject:
     def close(self) -> None:
         """Closes what was made."""
         while self._made:
-            with contextlib.suppress(Exception):  # that it can be closed is a sentence of its own
+            with contextlib.suppress(Exception):  # that it can be closed is a rule of its own
                 self._made.pop().close()
 
 
 CheckFunction = Callable[[Subject], None]
-SENTENCES: dict[str, CheckFunction] = {}
+RULES: dict[str, CheckFunction] = {}
 
 
-def sentence(text: str) -> Callable[[CheckFunction], CheckFunction]:
-    """Names a check by what it checks. It raises Broken or Unchecked; another exception breaks the sentence, too."""
+def rule(text: str) -> Callable[[CheckFunction], CheckFunction]:
+    """Names a check by what it checks. It raises Broken or Unchecked; another exception breaks the rule, too."""
 
     def add(function: CheckFunction) -> CheckFunction:
-        SENTENCES[text] = function
+        RULES[text] = function
         return function
 
     return add

@@ -1,4 +1,4 @@
-"""The sentences on trust: misuse, closing, hidden golds, and what they and knowing nothing earn."""
+"""The rules on trust: misuse, closing, hidden golds, and what they and knowing nothing earn."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from verigym.envs._conformance_probe import (
     expect_raises,
     opening,
     play_turns,
+    rule,
     said_of,
     script,
-    sentence,
 )
 from verigym.envs._waiting import start
 from verigym.envs.null_policies import ANSWERING
@@ -66,7 +66,7 @@ def hostile(tool: str) -> dict[str, str]:
     }
 
 
-@sentence("no text raises an exception or earns what is no number")
+@rule("no text raises an exception or earns what is no number")
 def _hostile_texts(subject: Subject) -> None:
     env = subject.unlimited()
     tools = opening(env, seed=1).info["tools"]
@@ -83,7 +83,7 @@ def _hostile_texts(subject: Subject) -> None:
                 break
 
 
-@sentence("an action that is no text raises EnvUsageError")
+@rule("an action that is no text raises EnvUsageError")
 def _wrong_type(subject: Subject) -> None:
     env = subject.bare()
     opening(env, seed=1)
@@ -91,7 +91,7 @@ def _wrong_type(subject: Subject) -> None:
         expect_raises(EnvUsageError, partial(env.step, action), f"an action of {type(action).__name__}")
 
 
-@sentence("an unknown keyword argument fails at once, named, with the one that is like it")
+@rule("an unknown keyword argument fails at once, named, with the one that is like it")
 def _unknown_keyword(subject: Subject) -> None:
     names = list(subject.parameters)
     near = "max_turns" if "max_turns" in names else next((name for name in reversed(names) if len(name) > 4), "")
@@ -120,7 +120,7 @@ class Waits(Verifier):
         self.released.set()
 
 
-@sentence("close from another thread ends what step waits for")
+@rule("close from another thread ends what step waits for")
 def _close_ends_a_step(subject: Subject) -> None:
     for shared in (True, False):
         waits = Waits()
@@ -161,7 +161,7 @@ def _expect_close_ends(env: Any, waits: Waits) -> None:
     expect(isinstance(error, EnvClosedError), f"the step ends with {said_of(error) if error else 'a result'}")
 
 
-@sentence("a closed environment says so, and may be closed again")
+@rule("a closed environment says so, and may be closed again")
 def _closed(subject: Subject) -> None:
     env = subject.bare()
     opening(env, seed=1)
@@ -174,7 +174,7 @@ def _closed(subject: Subject) -> None:
 # Rewards.
 
 
-@sentence("with the gold replaced by a canary, the canary is nowhere before the verdict nor in its reason")
+@rule("with the gold replaced by a canary, the canary is nowhere before the verdict nor in its reason")
 def _leak(subject: Subject) -> None:
     subject.text()
     overrides = {"render_mode": "ansi"} if "render_mode" in subject.parameters else {}
@@ -250,7 +250,7 @@ def _expect_hidden(env: TextEnv, where: str, *said: Any) -> None:
     expect(at < 0, f"{where}, or what can be seen after it, has the gold: ...{seen[max(0, at - 40) : at + 12]}...")
 
 
-@sentence("gold answers earn full reward, and with another value in them none")
+@rule("gold answers earn full reward, and with another value in them none")
 def _golds(subject: Subject) -> None:
     env, found = subject.text(), _validated(subject)
     if not found.golds:
@@ -273,7 +273,7 @@ def mutated(gold: str) -> str:
     return gold.replace("}", "+98765431}", 1) if gold[-2:-1].isdigit() and "}" in gold else "\\boxed{98765431}"
 
 
-@sentence("a chance score from 0 to 1 is declared, and policies that know nothing earn at most that and 0.02")
+@rule("a chance score from 0 to 1 is declared, and policies that know nothing earn at most that and 0.02")
 def _null_policies(subject: Subject) -> None:
     env = subject.bare()
     chance: Any = getattr(env, "chance", None)

@@ -1,4 +1,4 @@
-"""The sentences on what environments are used with: other processes, Gymnasium's wrappers, vector environments."""
+"""The rules on what environments are used with: other processes, Gymnasium's wrappers, vector environments."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from verigym.envs._conformance_probe import (
     expect,
     expect_same,
     opening,
+    rule,
     script,
-    sentence,
 )
 from verigym.envs.vector import ThreadVectorEnv
 
@@ -37,13 +37,13 @@ _ENDED = 5.0  # seconds in which what it started must be over
 # Other processes.
 
 
-@sentence("the same seed and actions give the same episode in another process with another hash seed")
+@rule("the same seed and actions give the same episode in another process with another hash seed")
 def _other_process(subject: Subject) -> None:
     said, _ = _in_another_process(subject)
     expect_same(said, episodes(subject.bare()), "in another process")
 
 
-@sentence("nothing that it started outlives its process")
+@rule("nothing that it started outlives its process")
 def _nothing_is_left(subject: Subject) -> None:
     _, children = _in_another_process(subject)
     until = time.monotonic() + _ENDED
@@ -97,7 +97,7 @@ def _name(pid: int) -> str:
 # Gymnasium's own tools.
 
 
-@sentence("Gymnasium's wrappers TimeLimit and RecordEpisodeStatistics work on it")
+@rule("Gymnasium's wrappers TimeLimit and RecordEpisodeStatistics work on it")
 def _wrappers(subject: Subject) -> None:
     env = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.TimeLimit(subject.make(), 3))
     for seed in range(3):
@@ -111,17 +111,17 @@ def _wrappers(subject: Subject) -> None:
         expect_same([recorded["r"], recorded["l"]], [sum(t.reward for t in turns[1:]), len(turns) - 1], "recorded")
 
 
-@sentence("gym.make_vec in sync mode gives what single environments give")
+@rule("gym.make_vec in sync mode gives what single environments give")
 def _sync(subject: Subject) -> None:
     _expect_vector(subject, gym.make_vec(subject.spec, num_envs=2, vectorization_mode="sync"))
 
 
-@sentence("gym.make_vec in async mode gives what single environments give")
+@rule("gym.make_vec in async mode gives what single environments give")
 def _async(subject: Subject) -> None:
     _expect_vector(subject, gym.make_vec(subject.spec, num_envs=2, vectorization_mode="async"))
 
 
-@sentence("stepped in threads, it gives what single environments give")
+@rule("stepped in threads, it gives what single environments give")
 def _threads(subject: Subject) -> None:
     _expect_vector(subject, ThreadVectorEnv([subject.make] * 2))
 

@@ -1,7 +1,7 @@
 """The process in which an environment is checked, and the one in which some of its episodes are played again.
 
 Both read the pickled specification from standard input. `check FD FIRST MODULES...` writes a JSON line to the
-descriptor FD that says whether there is an environment, {"made"} or {"error"}, and one for each sentence from number
+descriptor FD that says whether there is an environment, {"made"} or {"error"}, and one for each rule from number
 FIRST on, {"holds", "detail"}.
 `play MODULES...` writes {"episodes", "children"}; children are the processes that were started meanwhile.
 """
@@ -20,7 +20,7 @@ import psutil
 
 from verigym.envs._conformance_episodes import episodes
 from verigym.envs._conformance_probe import Broken, Subject, Unchecked, said_of
-from verigym.envs._conformance_sentences import SENTENCES
+from verigym.envs._conformance_rules import RULES
 from verigym.tasks.errors import VerigymError
 
 
@@ -43,7 +43,7 @@ def _check(descriptor: int, first: int, modules: Sequence[str]) -> int:
             _write(out, {"error": str(error) if isinstance(error, VerigymError) else said_of(error)})
             return 1
         _write(out, {"made": True})
-        for check in list(SENTENCES.values())[first:]:
+        for check in list(RULES.values())[first:]:
             _write(out, _checked(check, subject))
     return 0
 

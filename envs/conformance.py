@@ -1,4 +1,4 @@
-"""Tells whether an environment keeps to what every environment promises, sentence by sentence.
+"""Tells whether an environment keeps to what every environment promises, rule by rule.
 
     assert_conforms("acme_envs:acme/Sums-v0", source="tests/sums.jsonl")
 
@@ -26,7 +26,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector.utils.misc import CloudpickleWrapper
 
-from verigym.envs._conformance_sentences import SENTENCES
+from verigym.envs._conformance_rules import RULES
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, ConformanceError
 
@@ -40,7 +40,7 @@ _TICK = 0.1
 class Check:
     """What an environment keeps to, and whether it does: None if that could not be checked."""
 
-    sentence: str
+    rule: str
     holds: bool | None
     detail: str = ""
     """What was seen, or why it could not be checked; in one line."""
@@ -55,33 +55,33 @@ class Conformance:
 
     @property
     def ok(self) -> bool:
-        """Whether no sentence is broken. What could not be checked is in `unchecked`."""
+        """Whether no rule is broken. What could not be checked is in `unchecked`."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """The sentences that do not hold."""
+        """The rules that do not hold."""
         return tuple(check for check in self.checks if check.holds is False)
 
     @property
     def unchecked(self) -> tuple[Check, ...]:
-        """The sentences that could not be checked on this environment."""
+        """The rules that could not be checked on this environment."""
         return tuple(check for check in self.checks if check.holds is None)
 
     def raise_for_failures(self) -> None:
-        """Raises ConformanceError, an AssertionError, that lists the sentences that do not hold."""
+        """Raises ConformanceError, an AssertionError, that lists the rules that do not hold."""
         if self.failures:
-            listed = "; ".join(f"{check.sentence} ({check.detail})" for check in self.failures)
+            listed = "; ".join(f"{check.rule} ({check.detail})" for check in self.failures)
             raise ConformanceError(f"{self.env_id} breaks {len(self.failures)} of {len(self.checks)}: {listed}")
 
 
 def assert_conforms(env_id: str, /, **kwargs: Any) -> None:
-    """Raises ConformanceError if an environment breaks a sentence; for the tests of who wrote it."""
+    """Raises ConformanceError if an environment breaks a rule; for the tests of who wrote it."""
     check(env_id, **kwargs).raise_for_failures()
 
 
 def check(env_id: str, /, **kwargs: Any) -> Conformance:
-    """Checks `gym.make(env_id, **kwargs)`, sentence by sentence; see `checks`."""
+    """Checks `gym.make(env_id, **kwargs)`, rule by rule; see `checks`."""
     return Conformance(env_id, tuple(checks(env_id, **kwargs)))
 
 
@@ -93,17 +93,17 @@ def checks(env_id: str, /, **kwargs: Any) -> Iterator[Check]:
     registered, ConfigError if the environment cannot be made, with the reason.
     """
     name = EnvSpec(env_id).find()
-    module, sentences = env_id.rpartition(":")[0], list(SENTENCES)
+    module, rules = env_id.rpartition(":")[0], list(RULES)
     request = _request(name, kwargs)
     done = stops = 0
-    while done < len(sentences) and stops < _MOST_STOPS:
+    while done < len(rules) and stops < _MOST_STOPS:
         with _Worker(name, request, first=done, modules=[module] if module else []) as worker:
-            while done < len(sentences) and not worker.stopped:
-                yield worker.next(sentences[done])
+            while done < len(rules) and not worker.stopped:
+                yield worker.next(rules[done])
                 done += 1
         stops += worker.stopped
-    for sentence in sentences[done:]:
-        yield Check(sentence, None, "not tried: the checks that hung or ended their process were too many")
+    for rule in rules[done:]:
+        yield Check(rule, None, "not tried: the checks that hung or ended their process were too many")
 
 
 def _request(name: str, kwargs: Mapping[str, Any]) -> bytes:
@@ -116,7 +116,7 @@ def _request(name: str, kwargs: Mapping[str, Any]) -> bytes:
 
 
 class _Worker:
-    """A process that checks the sentences from one on. It is killed on exit, with what it started.
+    """A process that checks the rules from one on. It is killed on exit, with what it started.
 
     Entering raises ConfigError if there is no environment.
     """
@@ -156,14 +156,14 @@ class _Worker:
         self._process.wait()
         self._errors.close()
 
-    def next(self, sentence: str) -> Check:
-        """The check of a sentence, the one after the last."""
+    def next(self, rule: str) -> Check:
+        """The check of a rule, the one after the last."""
         line = self._line(SECONDS)
         if line is None:
             self.stopped = True
-            return Check(sentence, False, self._why_stopped(SECONDS))
+            return Check(rule, False, self._why_stopped(SECONDS))
         found = json.loads(line)
-        return Check(sentence, found["holds"], found["detail"])
+        return Check(rule, found["holds"], found["detail"])
 
     def _expect_environment(self) -> None:
         line = self._line(SECONDS_TO_MAKE)

@@ -50,7 +50,7 @@ class EnvLostError(VerigymError):
 
 
 class ConformanceError(VerigymError, AssertionError):
-    """An environment that breaks a sentence of what every environment keeps to."""
+    """An environment that breaks a rule that every environment keeps to."""
 
 
 class SnapshotError(VerigymError):

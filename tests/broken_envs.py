@@ -1,4 +1,4 @@
-"""Environments with one defect each, by the sentences of the conformance checker that they break.
+"""Environments with one defect each, by the rules of the conformance checker that they break.
 
 They stand in a module of their own because the checker makes them in another process.
 """
@@ -29,13 +29,13 @@ CALCULATOR = {
 }
 
 
-def breaks(*sentences, **kwargs):
-    """Registers a class as an environment that breaks these sentences."""
+def breaks(*rules, **kwargs):
+    """Registers a class as an environment that breaks these rules."""
 
     def add(cls):
         env_id = f"broken/{cls.__name__}-v0"
         register(env_id, entry_point=f"broken_envs:{cls.__name__}", kwargs={**CALCULATOR, **kwargs})
-        BROKEN[env_id] = set(sentences)
+        BROKEN[env_id] = set(rules)
         return cls
 
     return add

@@ -240,7 +240,7 @@ def test_policies_that_know_nothing_earn_nothing(category):
 
 @NEEDS_DATA
 @pytest.mark.parametrize("category", CATEGORIES[1:])
-def test_the_other_categories_keep_to_every_sentence_too(category):
+def test_the_other_categories_keep_to_every_rule_too(category):
     found = check(ENV, source=str(DATA), category=category)
     assert found.failures == found.unchecked == ()
 

@@ -10,7 +10,7 @@ import pytest
 
 from verigym.cli import main
 from verigym.envs import conformance, registration
-from verigym.envs._conformance_sentences import SENTENCES
+from verigym.envs._conformance_rules import RULES
 from verigym.envs.conformance import assert_conforms, check, checks
 from verigym.tasks.errors import ConfigError, ConformanceError, UnknownNameError
 
@@ -31,30 +31,30 @@ BROKEN = broken_envs().BROKEN
 
 
 @pytest.mark.parametrize("env_id", BROKEN)
-def test_a_broken_environment_fails_with_the_sentence_that_it_breaks(env_id):
+def test_a_broken_environment_fails_with_the_rule_that_it_breaks(env_id):
     found = check(f"broken_envs:{env_id}")
-    assert {check.sentence: check.detail for check in found.failures}.keys() == BROKEN[env_id], found.failures
+    assert {check.rule: check.detail for check in found.failures}.keys() == BROKEN[env_id], found.failures
     assert all(check.detail and "\n" not in check.detail for check in found.failures)
     assert not found.ok
     assert found.unchecked == ()
 
 
-def test_every_sentence_is_broken_by_one_of_them():
-    assert set().union(*BROKEN.values()) == set(SENTENCES)
+def test_every_rule_is_broken_by_one_of_them():
+    assert set().union(*BROKEN.values()) == set(RULES)
 
 
 def test_an_environment_that_hangs_is_reported_and_soon_left_alone(monkeypatch):
     monkeypatch.setattr(conformance, "SECONDS", 3.0)
     found = check("broken_envs:broken/Hangs-v0")
     assert [check.detail.partition(":")[0] for check in found.failures] == ["it hung"] * 2
-    assert len(found.checks) == len(SENTENCES)
+    assert len(found.checks) == len(RULES)
     assert all("not tried" in check.detail for check in found.unchecked[-10:])
 
 
 def test_an_environment_of_any_class_is_checked_as_far_as_it_goes():
     found = check("broken_envs:broken/NoTextEnv-v0")
     assert found.failures == ()
-    unchecked = {check.sentence: check.detail for check in found.unchecked}
+    unchecked = {check.rule: check.detail for check in found.unchecked}
     assert len(unchecked) == 5, unchecked
     assert set(unchecked.values()) == {"it has no method snapshot", "it is no TextEnv"}
 
@@ -69,7 +69,7 @@ def test_assert_conforms_lists_what_is_broken_in_one_line():
 
 
 def test_keyword_arguments_reach_the_environment():
-    found = {check.sentence: check for check in check("verigym:verigym/Arithmetic-v0", level=1, chance=0.0).checks}
+    found = {check.rule: check for check in check("verigym:verigym/Arithmetic-v0", level=1, chance=0.0).checks}
     broken = [check.detail for check in found.values() if not check.holds]
     assert len(broken) == 1, broken  # of level 1, a random answer is right too often for a chance of nothing
     assert re.search(r"may be earned on \d+ tasks", broken[0])  # fewer than 500 on a busy machine
@@ -102,11 +102,11 @@ def test_an_id_whose_class_no_other_process_can_import_is_told_in_one_line(monke
 # The command.
 
 
-def test_the_command_prints_every_sentence_of_one_environment(capsys):
+def test_the_command_prints_every_rule_of_one_environment(capsys):
     assert main(["check", ARITHMETIC, "--split", "test", "--option", "level=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * len(SENTENCES)
-    assert lines[-1].startswith(f"{ARITHMETIC}: {len(SENTENCES)} sentences hold, 0 are broken, 0 could not be checked")
+    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * len(RULES)
+    assert lines[-1].startswith(f"{ARITHMETIC}: {len(RULES)} rules hold, 0 are broken, 0 could not be checked")
 
 
 def test_the_command_ends_with_status_one_for_a_broken_environment(capsys):

@@ -55,7 +55,7 @@ def test_golds_verify_and_null_policies_earn_nothing(level):
     assert max(found.null_rewards.values()) == 0.0
 
 
-def test_a_hard_level_keeps_to_every_sentence_too():
+def test_a_hard_level_keeps_to_every_rule_too():
     found = check("verigym/Desk-v0", level=5)
     assert found.failures == found.unchecked == ()
 

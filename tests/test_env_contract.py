@@ -83,7 +83,7 @@ each_id = pytest.mark.parametrize("env_id", [pytest.param(env_id, marks=marks(en
 
 
 @each_id
-def test_each_environment_keeps_to_every_sentence(env_id):
+def test_each_environment_keeps_to_every_rule(env_id):
     try:
         found = check(env_id, **arguments(env_id))
     except VerigymError as error:

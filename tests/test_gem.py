@@ -96,8 +96,8 @@ def test_wrong_options_are_refused_in_one_line(options: dict, error: type, messa
     assert "\n" not in str(caught.value)
 
 
-def test_a_game_keeps_to_every_sentence_that_needs_no_golds() -> None:
+def test_a_game_keeps_to_every_rule_that_needs_no_golds() -> None:
     found = check(ID, game=GUESS, python=PYTHON, size=20)
     assert found.failures == ()
     assert len(found.unchecked) == 2
-    assert all("gold" in unchecked.sentence for unchecked in found.unchecked)
+    assert all("gold" in unchecked.rule for unchecked in found.unchecked)

@@ -167,8 +167,8 @@ def test_training_needs_a_word_on_isolation() -> None:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("single", marks=pytest.mark.slow), "tools"])
-def test_it_keeps_to_every_sentence_that_needs_no_golds(kind: str) -> None:
+def test_it_keeps_to_every_rule_that_needs_no_golds(kind: str) -> None:
     found = check(ID, environment=WORLD, arguments={"kind": kind}, python=PYTHON)
     assert found.failures == ()
     assert len(found.unchecked) == 2
-    assert all("gold" in unchecked.sentence for unchecked in found.unchecked)
+    assert all("gold" in unchecked.rule for unchecked in found.unchecked)

@@ -336,8 +336,8 @@ def test_a_task_that_cannot_begin_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("game", [GUESS, TICTACTOE])
-def test_a_game_keeps_to_every_sentence_that_needs_no_golds(game: str) -> None:
+def test_a_game_keeps_to_every_rule_that_needs_no_golds(game: str) -> None:
     found = check(ID, game=game, size=20)
     assert found.failures == ()
-    assert all("gold" in unchecked.sentence for unchecked in found.unchecked)
+    assert all("gold" in unchecked.rule for unchecked in found.unchecked)
     assert len(found.unchecked) == 2

@@ -22,11 +22,11 @@ _WORDS = {True: "[green]ok[/]", False: "[red]FAILED[/]", None: "[yellow]not chec
 
 @dataclass(frozen=True)
 class Check:
-    """Check that environments keep to what every environment promises, sentence by sentence.
+    """Check that environments keep to what every environment promises, rule by rule.
 
-    With an ID the exit status is 0 if no sentence is broken, 1 if one is, and 2 if there is no such environment.
+    With an ID the exit status is 0 if no rule is broken, 1 if one is, and 2 if there is no such environment.
     Without one every registered environment is checked, with what --source ID=PATH and --option ID:KEY=VALUE say of
-    it; the status is 0 only if each of them could be made and breaks no sentence.
+    it; the status is 0 only if each of them could be made and breaks no rule.
     """
 
     id: Annotated[
@@ -44,7 +44,7 @@ class Check:
     model: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
     """Check a model instead: whether its template and tokenizer can be trained on."""
     json: bool = False
-    """Print each environment's sentences, and whether they hold (null: not checked), as JSON."""
+    """Print each environment's rules, and whether they hold (null: not checked), as JSON."""
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Check:
@@ -60,7 +60,7 @@ class Check:
         if self.json:
             return self._print_json()
         if self.id is not None:
-            return 0 if _show(self.id, self._kwargs(), every_sentence=True) else 1
+            return 0 if _show(self.id, self._kwargs(), every_rule=True) else 1
         return 0 if self._check_all() else 1
 
     def _print_json(self) -> int:
@@ -112,11 +112,11 @@ class Check:
         kept = {}
         for env_id, kwargs in self._given().items():
             try:
-                kept[env_id] = _show(env_id, kwargs, every_sentence=False)
+                kept[env_id] = _show(env_id, kwargs, every_rule=False)
             except VerigymError as error:
                 kept[env_id] = False
                 _console().print(f"{escape(env_id)}: {_WORDS[None]}: {escape(' '.join(str(error).split()))}")
-        _console().print(f"{sum(kept.values())} of {len(kept)} environments were checked and break no sentence")
+        _console().print(f"{sum(kept.values())} of {len(kept)} environments were checked and break no rule")
         return all(kept.values())
 
 
@@ -131,18 +131,18 @@ def _of_ids(name: str, values: Sequence[str], sign: str, known: Mapping[str, Any
         yield env_id, rest
 
 
-def _show(env_id: str, kwargs: Mapping[str, Any], *, every_sentence: bool) -> bool:
-    """Prints the checks of an environment; whether no sentence is broken."""
+def _show(env_id: str, kwargs: Mapping[str, Any], *, every_rule: bool) -> bool:
+    """Prints the checks of an environment; whether no rule is broken."""
     console, started = _console(), time.perf_counter()
     found = []
     for check in conformance.checks(env_id, **kwargs):
         found.append(check)
-        if every_sentence or not check.holds:
+        if every_rule or not check.holds:
             detail = f": {escape(check.detail)}" if check.detail else ""
-            console.print(f"  {_WORDS[check.holds]}  {escape(check.sentence)}{detail}")
+            console.print(f"  {_WORDS[check.holds]}  {escape(check.rule)}{detail}")
     counts = {word: sum(check.holds is word for check in found) for word in _WORDS}
     console.print(
-        f"{escape(env_id)}: {counts[True]} sentences hold, {counts[False]} are broken, {counts[None]} could not be "
+        f"{escape(env_id)}: {counts[True]} rules hold, {counts[False]} are broken, {counts[None]} could not be "
         f"checked ({time.perf_counter() - started:.1f} s)"
     )
     return not counts[False]
