@@ -109,8 +109,8 @@ def text(options: Options, figures: Sequence[Figures]) -> str:
         f"`recipes/calculator.yaml` with {STEPS_PER_BATCH} optimizer steps for each batch of "
         f"{sizes.groups * sizes.group_size} episodes, warm starts of {sizes.warm_steps} supervised steps, {runs}, "
         f"{sizes.steps} batches, torch {torch.__version__}. Pass rates are of {sizes.eval_tasks} held-out tasks. "
-        "So few seeds tell that each of them learns, and not which is best. The page of each draws its curve before "
-        "all the others."
+        "So few runs show that each of them learns, not which is best. The page of each has its curve, in front of the "
+        "others'."
     )
     titles = head(options.goal)
     kept = [number for number, title in enumerate(titles) if "seconds" not in title and "MB" not in title]

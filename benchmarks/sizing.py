@@ -8,7 +8,7 @@ Nothing is run. Sizes are in GB (10^9 bytes), of what the code keeps:
   its float32 weights, 4. PPO's critic has a trunk of the same shape and an optimizer of its own: 16 again but for the
   head.
 - forward: what enters each layer, float32, for each token (`gradient_checkpointing`), and weights in bfloat16: on one
-  GPU all of them, which autocast keeps; of a model in shares (FSDP2) those outside of layers. What one layer gathers
+  GPU all of them, which autocast keeps; of a sharded model (FSDP2) those outside of layers. What one layer gathers
   and computes comes on top and is not counted.
 - engine: bfloat16 weights, and keys and values of `sequences` conversations of `context` tokens.
 
@@ -123,7 +123,7 @@ def need(shape: Shape, options: Options) -> Need:
 
 
 def gpus(state: float, needed: Need, options: Options) -> int:
-    """The fewest GPUs, doubling, that hold a learner's state in shares and a forward each."""
+    """The fewest GPUs, doubling, that hold a learner's sharded state and a forward each."""
     room, count = _FULL * options.gpu, 1
     while state / count + (needed.forward if count == 1 else needed.forward_in_shares) > room and count < 1024:
         count *= 2
@@ -132,7 +132,7 @@ def gpus(state: float, needed: Need, options: Options) -> int:
 
 def table(options: Options) -> str:
     """Markdown."""
-    titles = ["model", "parameters", "GRPO", "reference", "PPO", "forward: alone, in shares", "engine", "keys, values"]
+    titles = ["model", "parameters", "GRPO", "reference", "PPO", "forward: alone, sharded", "engine", "keys, values"]
     titles += ["GRPO on one GPU, with its engine", "learner's GPUs: GRPO, PPO", "learner, tokens/s a GPU"]
     rows = [[*titles, "engine, tokens/s a GPU"], ["---"] * (len(titles) + 1)]
     for name, sizes in SHAPES.items():
