@@ -46,8 +46,8 @@ class _Offline:
         options, rest = take(rest, "--option")
         if not ids and rest and rest[0] in ("-h", "--help"):
             print(_USAGE.format(name=cls.name, pairs="" if cls.kind is RFTConfig else "--pairs FILE | "))
-            values = {"model": "MODEL", "episodes": ["RUN_OR_FILE"]}
-            return cls(parse_options(cls.kind, cls.name, rest, build(cls.kind, values)), False)
+            default = build(cls.kind, {"model": "MODEL", "episodes": ["RUN_OR_FILE"]})
+            return cls(parse_options(cls.kind, cls.name, rest, default), False)
         from_recipe = bool(rest) and not rest[0].startswith("-")
         values = read_recipe(rest.pop(0)) if from_recipe else {}
         if ids:
