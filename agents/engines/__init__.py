@@ -1,1 +1,1 @@
-"""Rollout backends: the contract, the transformers engine, and the proof that weights arrive."""
+"""Rollout backends (transformers, vLLM, Ray): their contract, and the proof that weights arrive."""

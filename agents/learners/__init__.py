@@ -1,1 +1,1 @@
-"""Learners: losses and advantages as pure functions, GRPO, supervised fine-tuning."""
+"""Learners: losses and advantages as pure functions; GRPO, PPO, DPO, reward models and supervised fine-tuning."""

@@ -9,13 +9,36 @@ from verigym.envs import registered_ids
 from verigym.tasks import plugins
 
 if TYPE_CHECKING:
-    from verigym.config import TrainConfig
+    from verigym.agents.learners.config import GRPOConfig, PPOConfig
+    from verigym.config import SFTConfig, TrainConfig
+    from verigym.envs.mixture import EnvSpec
+    from verigym.supervised import sft
     from verigym.training import Run, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "TrainConfig", "__version__", "registered_ids", "train"]
+__all__ = [
+    "EnvSpec",
+    "GRPOConfig",
+    "PPOConfig",
+    "Run",
+    "SFTConfig",
+    "TrainConfig",
+    "__version__",
+    "registered_ids",
+    "sft",
+    "train",
+]
 
-_LAZY = {"Run": "verigym.training", "train": "verigym.training", "TrainConfig": "verigym.config"}
+_LAZY = {
+    "EnvSpec": "verigym.envs.mixture",
+    "GRPOConfig": "verigym.agents.learners.config",
+    "PPOConfig": "verigym.agents.learners.config",
+    "Run": "verigym.training",
+    "SFTConfig": "verigym.config",
+    "TrainConfig": "verigym.config",
+    "sft": "verigym.supervised",
+    "train": "verigym.training",
+}
 
 
 def __getattr__(name: str) -> Any:
