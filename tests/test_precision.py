@@ -122,7 +122,7 @@ def test_steps_below_the_resolution_of_bfloat16_add_up() -> None:
     assert visible[-1] > 0.03
 
 
-def test_a_checkpoint_in_bfloat16_is_learnt_from_in_float32(tmp_path: Path) -> None:
+def test_a_checkpoint_in_bfloat16_is_learned_from_in_float32(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", make_model().to(BF16), tiny_tokenizer())
     assert {tensor.dtype for tensor in load_file(tmp_path / "model" / "model.safetensors").values()} == {BF16}
     config = run_config(tmp_path)

@@ -446,7 +446,7 @@ def test_tokens_show_what_sampler_and_learner_knew_of_them(page: Page, tmp_path:
     page.open("#episode=1.2&tab=tokens&as=table")  # an episode of which the learner said nothing
     page.wait(lambda: page.all(".dense"))
     assert page.texts(".dense th")[3:] == ["Mask", "Log-prob., sampler", "Version"]
-    assert page.texts(".hint")[0].startswith("This episode was not learnt from")
+    assert page.texts(".hint")[0].startswith("This episode was not learned from")
 
 
 def test_a_long_prompt_is_folded_until_it_is_asked_for(run: RunFolder, chromium: Any, tmp_path: Path) -> None:

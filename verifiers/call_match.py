@@ -31,7 +31,7 @@ POLICIES = ("strict", "bfcl")
 _TEXT = re.compile(r"\\text\{(.*)\}")
 
 
-class CallMatch(Verifier):
+class CallMatchVerifier(Verifier):
     r"""1 if a turn makes the calls that are asked for, in whatever order, and no other one; else 0.
 
     `task.target` is BFCL's ground truth, `[{function: {argument: [allowed values]}}]` ("" among them: it may be left

@@ -22,9 +22,11 @@ from verigym.agents.learners.turn_fork import turn_advantages
 class GRPO(PolicyLearner):
     """The learner: `advantages` from rewards, `update` from episodes and advantages. Arguments as `PolicyLearner`."""
 
+    config: GRPOConfig
+
     def __init__(self, model: PreTrainedModel, config: GRPOConfig, **options: Any) -> None:
         super().__init__(model, config, **options)
-        self.config, self.kl = config, config.kl
+        self.kl = config.kl
 
     def advantages(self, episodes: Sequence[Episode]) -> list[Values]:
         """One advantage per episode, or (turn_fork) one per policy token of each; NaN for an episode without a loss.

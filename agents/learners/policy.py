@@ -66,8 +66,8 @@ class Forward:
         return [getattr(self, field.name).cpu() for field in fields(self)[1:]]
 
 
-# Of an episode that was learnt from, by name, one value for each policy token in order: `advantages`, the learner's own
-# `logprobs` before its step if there was a forward, and the critic's `values` if there is one.
+# Of an episode that was learned from, by name, one value for each policy token in order: `advantages`, the learner's
+# own `logprobs` before its step if there was a forward, and the critic's `values` if there is one.
 Columns = dict[Episode, dict[str, Values]]
 
 
@@ -94,7 +94,7 @@ class PolicyLearner(ABC):
         ranks: the processes that share the models. Each makes the same learner, whose models are cut into shards here,
             and calls the same methods with the same episodes: each learns from its share, all get the same results.
 
-    After an `update`, `columns` says what it knew of each token of the episodes that it learnt from.
+    After an `update`, `columns` says what it knew of each token of the episodes that it learned from.
     """
 
     kl: KLKind = "k3"  # estimator of the KL loss, where there is one
@@ -120,7 +120,7 @@ class PolicyLearner(ABC):
             install(network)
             self._prepare(network, config)
             ranks.shard(network, autocast)
-        self.model, self.reference, self.settings = model, reference, config
+        self.model, self.reference, self.config = model, reference, config
         self.temperature, self.max_policy_tokens, self.autocast = temperature, max_policy_tokens, autocast
         self.steps, self.kl_coefficient = steps, config.kl_coefficient
         self.optimizer = self._optimizer(model, config.lr)
@@ -149,7 +149,7 @@ class PolicyLearner(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.settings.kl_control == "adaptive":
+        if self.config.kl_control == "adaptive":
             self.kl_coefficient = state["kl_coefficient"]
 
     def statistics(self, episodes: Sequence[Episode]) -> dict[str, float]:
@@ -165,7 +165,7 @@ class PolicyLearner(ABC):
     def _returns(self, episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
         """What the group compares (B,), NaN where an episode could not be judged, and group ids (B,)."""
         returns = torch.tensor([episode.reward for episode in episodes], dtype=torch.float64)
-        if self.settings.overlong == "penalise":
+        if self.config.overlong == "penalise":
             returns = returns + torch.tensor(
                 [float(self._penalty(episode)) for episode in episodes], dtype=torch.float64
             )
@@ -175,15 +175,15 @@ class PolicyLearner(ABC):
         """That of its longest turn, each by its own budget; of an episode whose prompt left no room, -1."""
         lengths = torch.tensor([turn.end - turn.start for turn in episode.turns], dtype=torch.float64)
         limits = torch.tensor([turn.limit for turn in episode.turns], dtype=torch.float64)
-        penalties = overlong_penalty(lengths, limits, buffer=self.settings.overlong_buffer)
+        penalties = overlong_penalty(lengths, limits, buffer=self.config.overlong_buffer)
         worst = torch.full((1,), -1.0 if episode.overlong else 0.0, dtype=torch.float64)
         return torch.cat([penalties, worst]).min()
 
     def _step(self, batch: Sequences, seen: list[Forward]) -> Step:
         """One optimizer step: the gradient is that of the whole minibatch, however it is cut."""
-        config, loss_sum = self.settings, torch.zeros((), device=self.model.device)
+        config, loss_sum = self.config, torch.zeros((), device=self.model.device)
         for micro in self._share(self.model, batch):
-            logprobs, spread = self._scores(self.model, micro, self._entropies)  # (M,)
+            logprobs, entropy = self._scores(self.model, micro, self._entropies)  # (M,)
             # With one step per batch the policy is still the one that sampled: its ratio is 1, its gradient is not 0.
             old_logprobs = logprobs.detach() if micro.old_logprobs is None else micro.old_logprobs
             kept = self._kept(old_logprobs, micro)  # (M,)
@@ -193,7 +193,7 @@ class PolicyLearner(ABC):
             if micro.ref_logprobs is not None:
                 losses = losses + self.kl_coefficient * kl_loss(logprobs, micro.ref_logprobs, kept, kind=self.kl)
                 kl = kl_estimate(logprobs.detach(), micro.ref_logprobs, "k3")
-            losses = losses - config.entropy_coefficient * spread
+            losses = losses - config.entropy_coefficient * entropy
             loss = reduce(losses, self._weights(micro, batch, kept, logprobs.dtype))
             loss.backward()
             loss_sum += loss.detach()
@@ -206,7 +206,7 @@ class PolicyLearner(ABC):
                     micro.advantages,
                     self._log_ratio(logprobs.detach() - old_logprobs, micro),
                     kept,
-                    spread.detach(),
+                    entropy.detach(),
                     kl,
                 )
             )
@@ -215,7 +215,7 @@ class PolicyLearner(ABC):
 
     def _policy_losses(self, logprobs: Tensor, old_logprobs: Tensor, kept: Tensor, micro: MicroBatch) -> Tensor:
         """The loss of each policy token (M,), before it is weighed."""
-        config = self.settings
+        config = self.config
         inputs = (logprobs, old_logprobs, micro.advantages.to(logprobs.dtype), kept)
         if config.loss == "gspo":
             return gspo_loss(*inputs, micro.rows, clip_low=config.gspo_clip_low, clip_high=config.gspo_clip_high)
@@ -228,7 +228,7 @@ class PolicyLearner(ABC):
 
     def _log_ratio(self, log_ratio: Tensor, micro: MicroBatch) -> Tensor:
         """What the loss clips: the log-ratio of each token (M,), or the mean of its episode's."""
-        by_episode = self.settings.loss == "gspo"
+        by_episode = self.config.loss == "gspo"
         return episode_means(log_ratio, torch.ones_like(log_ratio), micro.rows) if by_episode else log_ratio
 
     def _kept(self, old_logprobs: Tensor, micro: MicroBatch) -> Tensor:
@@ -238,13 +238,13 @@ class PolicyLearner(ABC):
             micro.sampler_logprobs,
             torch.ones_like(micro.targets),
             micro.rows,
-            max_gap=self.settings.mask_gap,
-            max_ratio=self.settings.mask_ratio,
+            max_gap=self.config.mask_gap,
+            max_ratio=self.config.mask_ratio,
         )
 
     def _corrections(self, old_logprobs: Tensor, kept: Tensor, micro: MicroBatch) -> Tensor:
         """The importance weight of each policy token (M,)."""
-        config = self.settings
+        config = self.config
         return importance_weights(
             old_logprobs,
             micro.sampler_logprobs,
@@ -258,7 +258,7 @@ class PolicyLearner(ABC):
         return token_weights(
             kept,
             micro.lengths,
-            reduction=self.settings.reduction,
+            reduction=self.config.reduction,
             num_episodes=batch.num_episodes,
             num_tokens=batch.num_tokens,
             max_tokens=self.max_policy_tokens,
@@ -271,16 +271,16 @@ class PolicyLearner(ABC):
         def flat(name: str) -> Tensor:
             return torch.cat([getattr(part, name) for part in seen]) if seen else torch.zeros(0)
 
-        kl, spread, kept = flat("kl"), flat("entropy"), flat("kept")
+        kl, entropy, kept = flat("kl"), flat("entropy"), flat("kept")
         every, count = torch.ones_like(kl), max(1, len(kl))
-        low, high = self.settings.clip_bounds
+        low, high = self.config.clip_bounds
         metrics = policy_metrics(flat("logprobs"), flat("old_logprobs"), flat("sampler_logprobs"), every)
         metrics |= clip_shares(flat("log_ratio"), flat("advantages"), every, low=low, high=high)
-        metrics |= {"entropy": spread.sum() / count, "kl": kl.sum() / count, "masked_share": (kept == 0).sum() / count}
+        metrics |= {"entropy": entropy.sum() / count, "kl": kl.sum() / count, "masked_share": (kept == 0).sum() / count}
         return {name: float(value) for name, value in metrics.items()}
 
     def _optimizer(self, network: torch.nn.Module, lr: float) -> Optimizer:
-        config = self.settings
+        config = self.config
         schedule = lr_schedule(config.lr_schedule, warmup=config.lr_warmup, steps=self.steps)
         return Optimizer(network, lr, config.adam_beta2, config.weight_decay, config.max_grad_norm, schedule=schedule)
 
@@ -288,13 +288,13 @@ class PolicyLearner(ABC):
         """To the run's next step: the learning rate and the KL's weight of this one, as metrics, and those to come."""
         metrics = {"lr": self.optimizer.lr, "kl_coefficient": self.kl_coefficient}
         self.optimizer.advance()
-        if self.settings.kl_control == "adaptive":
+        if self.config.kl_control == "adaptive":
             self.kl_coefficient = adapt_kl_coefficient(
                 self.kl_coefficient,
                 kl,
-                target=self.settings.kl_target,
+                target=self.config.kl_target,
                 episodes=episodes,
-                horizon=self.settings.kl_horizon,
+                horizon=self.config.kl_horizon,
             )
         return metrics
 
@@ -316,7 +316,7 @@ class PolicyLearner(ABC):
 
     def _share(self, model: PreTrainedModel, batch: Sequences) -> Iterator[MicroBatch]:
         """What this rank passes through a model of the batch."""
-        tokens, device = self.settings.tokens_per_forward, model.device
+        tokens, device = self.config.tokens_per_forward, model.device
         return self.ranks.share(batch, tokens, device, lambda micro: self._scores(model, micro, "none")[0])
 
     def _everyones(self, seen: Sequence[Forward], episodes: Sequence[Episode]) -> list[Forward]:
@@ -327,7 +327,7 @@ class PolicyLearner(ABC):
 
     @property
     def _entropies(self) -> Entropies:
-        return "gradient" if self.settings.entropy_coefficient > 0 else "value"
+        return "gradient" if self.config.entropy_coefficient > 0 else "value"
 
     def _scores(self, model: PreTrainedModel, micro: MicroBatch, entropies: Entropies) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (M,)."""

@@ -26,7 +26,7 @@ _BUDGETS = (Truncation.TOKENS, Truncation.TURNS, Truncation.CONTEXT)
 
 @dataclass(frozen=True)
 class Credit:
-    """What PPO knows of each policy token of each learnt episode, in the order of the tokens.
+    """What PPO knows of each policy token of each learned episode, in the order of the tokens.
 
     `episodes` are the indices of those that have a loss. `values` are the critic's, of the state before the token;
     `returns` its targets; `advantages` what the policy learns from; `old_logprobs` those before the first step.
@@ -48,27 +48,29 @@ class PPO(PolicyLearner):
     Departure: Adam's epsilon is torch's 1e-8, as GRPO's, not the 1e-5 of openai/baselines.
     """
 
+    config: PPOConfig
+
     def __init__(
         self, model: PreTrainedModel, config: PPOConfig, *, critic: ScalarModel, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(model, config, **options)
         self._prepare(critic.trunk, config)
         self.ranks.shard(critic, self.autocast)
-        self.config, self.critic, self.seed, self.updates = config, critic, seed, 0
+        self.critic, self.seed, self.updates = critic, seed, 0
         self.critic_optimizer = self._optimizer(critic, config.critic_lr)
 
     def advantages(self, episodes: Sequence[Episode]) -> Credit:
         """Generalised advantages of every policy token; a turn's reward is that of its last token."""
-        kept = [i for i, episode in enumerate(episodes) if self._learnt(episode)]
-        learnt = [episodes[i] for i in kept]
-        batch = Sequences.of(learnt)
+        kept = [i for i, episode in enumerate(episodes) if self._learned(episode)]
+        learned = [episodes[i] for i in kept]
+        batch = Sequences.of(learned)
         old_logprobs = self._logprobs(self.model, batch)
         rewards, kl = self._rewards(batch, old_logprobs)
         values, last_values = self._values(batch)
-        bootstrap = np.array([self._goes_on(e) * value for e, value in zip(learnt, last_values, strict=True)])
-        advantages, returns = self._estimate(learnt, rewards, values, bootstrap)
+        bootstrap = np.array([self._goes_on(e) * value for e, value in zip(learned, last_values, strict=True)])
+        advantages, returns = self._estimate(learned, rewards, values, bootstrap)
         metrics = {"kl": kl, **_value_metrics(values, returns)}
-        if self.config.whiten and learnt:
+        if self.config.whiten and learned:
             flat = torch.from_numpy(np.concatenate(advantages))
             advantages = _split(whiten(flat, torch.ones_like(flat)).numpy(), advantages)
         return Credit(kept, advantages, returns, values, old_logprobs, metrics)
@@ -80,25 +82,26 @@ class PPO(PolicyLearner):
         """
         credit, seen = advantages, list[Forward]()
         policy_steps, critic_steps = list[Step](), list[Step]()
-        learnt = [episodes[i] for i in credit.episodes]
-        whole = replace(Sequences.of(learnt, credit.advantages), old_logprobs=credit.old_logprobs)
+        learned = [episodes[i] for i in credit.episodes]
+        whole = replace(Sequences.of(learned, credit.advantages), old_logprobs=credit.old_logprobs)
+        minibatches = min(self.config.minibatches, max(1, len(learned)))
         for epoch in range(self.config.epochs):
             rng = np.random.default_rng(derive_seed(self.seed, "ppo", self.updates, epoch))
-            for part in np.array_split(rng.permutation(len(learnt)), min(self.config.minibatches, max(1, len(learnt)))):
+            for part in np.array_split(rng.permutation(len(learned)), minibatches):
                 batch = _part(whole, part.tolist())
                 if self.updates >= self.config.critic_warmup:
                     policy_steps.append(self._step(batch, seen))
                 critic_steps.append(self._critic_step(batch, credit, part.tolist()))
         parts = zip(credit.advantages, credit.old_logprobs, credit.values, strict=True)
         rows = (dict(zip(("advantages", "logprobs", "values"), part, strict=True)) for part in parts)
-        self.columns = dict(zip(learnt, rows, strict=True))
+        self.columns = dict(zip(learned, rows, strict=True))
         self.updates += 1
         self.critic_optimizer.advance()
-        moved = len(learnt) if policy_steps else 0  # the KL of a policy that is held says nothing of its weight
+        moved = len(learned) if policy_steps else 0  # the KL of a policy that is held says nothing of its weight
         return {
             **_means(policy_steps, ""),
             **_means(critic_steps, "critic_"),
-            **self._metrics(self._everyones(seen, learnt)),
+            **self._metrics(self._everyones(seen, learned)),
             **credit.metrics,
             **self._advance(credit.metrics["kl"], moved),
         }
@@ -113,7 +116,7 @@ class PPO(PolicyLearner):
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.updates = state["updates"]
 
-    def _learnt(self, episode: Episode) -> bool:
+    def _learned(self, episode: Episode) -> bool:
         """Whether an episode has a loss: it was judged, has tokens, and is not masked as overlong."""
         masked = self.config.overlong == "mask" and episode.overlong
         return not np.isnan(episode.reward) and episode.num_policy_tokens > 0 and not masked

@@ -60,8 +60,8 @@ def _in_chunks(
         checkpoint(_chunk, head, states, targets, temperature, entropies, use_reentrant=False)
         for states, targets in zip(_states(model, micro).split(rows), micro.targets.split(rows), strict=True)
     ]
-    logprobs, spreads = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(spreads)
+    logprobs, entropy = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropy)
 
 
 def _chunk(

@@ -155,7 +155,7 @@ class TrainConfig:
 
     @property
     def filters_groups(self) -> bool:
-        """Whether only groups whose returns differ are learnt from."""
+        """Whether only groups whose returns differ are learned from."""
         return self.dynamic_sampling > 0 or self.group_filter == "drop"
 
     @property

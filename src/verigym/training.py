@@ -65,8 +65,7 @@ class Run:
 def train(config: TrainConfig, *, resume: bool = False) -> Run:
     """Trains as `config` says; `resume` goes on from the last checkpoint in `config.run`.
 
-    In each of several processes that torchrun started, the learner's models are cut over them (docs/scale.md); all
-    return the same run.
+    Under torchrun the learner's models are sharded over its processes (docs/scale.md), and each returns the same run.
     Raises ConfigError for a configuration that cannot work, RunError for a run that had to stop, SyncError if
     the engine does not follow the weights, RunInterrupted (after a checkpoint) on Ctrl-C.
     """
@@ -411,7 +410,7 @@ class _Collected:
 
     @property
     def shares(self) -> dict[str, float]:
-        """How much of what was played is learnt from, and what the forks cost, as metrics."""
+        """How much of what was played is learned from, and what the forks cost, as metrics."""
         return {
             "used_share": len(self.used) / len(self.played),
             "forks": len(self.forks),

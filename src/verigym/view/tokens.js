@@ -81,7 +81,7 @@ async function tokensTab(row, episode) {
 const missing = (episode) =>
   episode.learner.advantages
     ? "The learner needed no forward on this episode (its advantage is 0), so it has no log-probabilities of its own."
-    : "This episode was not learnt from, or its run kept no figures of the learner: there are those of the sampler.";
+    : "This episode was not learned from, or its run kept no figures of the learner: there are those of the sampler.";
 
 function tokenRows(episode) {
   const { logprobs, advantages, values } = episode.learner;
