@@ -18,13 +18,12 @@ from verigym.agents.engines.engine import Generation
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.learners.grpo import GRPO
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
-from verigym.config import SFTConfig, TrainConfig, build
+from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
 from verigym.metrics import staleness_metrics
 from verigym.rollouts import Beside
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.task_sampler import TaskSampler
 from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted
 from verigym.training import Trainer, resume, train
@@ -252,13 +251,6 @@ def test_an_error_of_the_engine_ends_the_run_while_the_learner_updates(
 
 
 # Whole runs.
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=25, batch_size=32, demonstrations=256))
-    return folder
 
 
 def small(model: Path, run: Path, **changes: Any) -> TrainConfig:

@@ -21,7 +21,6 @@ HERE = Path(__file__).parent
 ROWS = HERE / "code_rows"
 DATA = HERE.parents[1] / "shared" / "data"
 NEEDS_DATA = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data beside the repository")
-make_sandbox = runpy.run_path(str(HERE / "sandboxes.py"))["make"]
 MUTANTS = runpy.run_path(str(HERE / "mutants.py"))
 
 # name, source, tasks, tests that are rows, tasks whose tests run in a process of their own
@@ -31,13 +30,6 @@ SETS = [
     ("mbpp", "mbpp/mbpp_test_11_260.jsonl", 250, 766, []),
     ("mbpp_sanitized", "mbpp_sanitized/sanitized.jsonl", 298, 934, ["596"]),
 ]
-
-
-@pytest.fixture(scope="module")
-def box():
-    sandbox = make_sandbox("bubblewrap")
-    yield sandbox
-    sandbox.close()
 
 
 def load(name, source, split="test"):

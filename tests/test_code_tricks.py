@@ -1,8 +1,6 @@
 """Programs that fool known graders earn nothing from the code verifier; the rows are those of the adversarial suite."""
 
-import runpy
 import time
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +8,6 @@ from verigym import verifiers
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission
 from verigym.verifiers._code_text import fenced
-
-make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
 
 CANARY = 8675309
 TARGET = {
@@ -140,13 +136,6 @@ TRICKS = {
     "35 nested too deep": ("x = " + "(" * 100_000 + ")" * 100_000, ERROR),
     "35 very many operators": ("x = " + "-" * 200_000 + "1\ndef f(x): return 4", ERROR | WRONG),
 }
-
-
-@pytest.fixture(scope="module")
-def box():
-    sandbox = make_sandbox("bubblewrap")
-    yield sandbox
-    sandbox.close()
 
 
 def verdict_on(box, code, target, cpu_seconds=5.0):

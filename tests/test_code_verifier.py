@@ -28,13 +28,6 @@ RIGHT = "def add(a, b):\n    return a + b"
 ECHO = {"inputs": ["1 2\n", "x\n"], "outputs": ["1 2\n", "x\n"]}
 
 
-@pytest.fixture(scope="module")
-def box():
-    sandbox = make_sandbox("bubblewrap")
-    yield sandbox
-    sandbox.close()
-
-
 @pytest.fixture
 def judge(box):
     """The verdict on code (or a text with a block) for a target, with options of the verifier."""

@@ -12,24 +12,15 @@ from safetensors.torch import load_file
 from verigym import verifiers
 from verigym.agents.episode import Episode
 from verigym.cli import main
-from verigym.config import SFTConfig
 from verigym.envs.mixture import EnvSpec
 from verigym.offline_config import RewardModelConfig
 from verigym.reward_model import train_reward_model
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.task import Task
 from verigym.verifiers import Submission
 
 BUDGET = {"level": 1, "max_tokens_per_turn": 8}
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs=BUDGET)
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=60, batch_size=64, demonstrations=256))
-    return folder
 
 
 @pytest.fixture(scope="module")

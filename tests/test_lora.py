@@ -25,10 +25,9 @@ from verigym.agents.learners.ppo import PPO
 from verigym.agents.lora import Weight, adapter_off, add_adapter, checkpoint_weights, has_adapter, load_adapter
 from verigym.agents.scalar import ScalarModel
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
-from verigym.config import SFTConfig, TrainConfig, build
+from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError, SyncError, UnknownNameError
 from verigym.training import resume, train
 from verigym.verifiers import Outcome, Verdict
@@ -248,13 +247,6 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # Runs.
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=40, batch_size=64, demonstrations=256))
-    return folder
 
 
 def small(model: Path, run: Path, learner: str, **changes: object) -> TrainConfig:

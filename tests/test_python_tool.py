@@ -17,13 +17,6 @@ from verigym.verifiers.sandbox import Limits, SandboxResult, Session, Status
 make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
 
 
-@pytest.fixture(scope="module")
-def box():
-    sandbox = make_sandbox("bubblewrap")
-    yield sandbox
-    sandbox.close()
-
-
 @pytest.fixture
 def tool(box):
     tool = python_tool(sandbox=box, cpu_seconds=1.0)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from verigym.agents.agent import load_model, save_checkpoint
+from verigym.agents.agent import load_model
 from verigym.agents.attention import install
 from verigym.agents.engines import _ray_actors
 from verigym.agents.engines.config import EngineConfig, RayConfig
@@ -24,19 +24,11 @@ from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
 from verigym.agents.engines.weight_group import Transfer
-from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, EngineError, SyncError
 
 PLAIN = partial(make_engine, EngineConfig(), dtype=torch.float32, slots=8)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
-    save_checkpoint(folder, tiny_model(len(tokenizer), layers=2, eos_token_id=tokenizer.eos_token_id), tokenizer)
-    return folder
 
 
 @pytest.fixture(scope="module")

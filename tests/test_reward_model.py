@@ -29,14 +29,13 @@ from verigym.agents.scalar import ScalarModel
 from verigym.agents.tiny import tiny_model
 from verigym.calibration import calibration, expected_calibration_error
 from verigym.cli import main
-from verigym.config import SFTConfig, build
+from verigym.config import build
 from verigym.envs.mixture import EnvSpec
 from verigym.offline_config import RewardModelConfig
 from verigym.pairs import as_preference, match, read_preferences, split
 from verigym.passes import Passes, resumed
 from verigym.reward_model import read_pair, train_reward_model
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError, RunInterrupted, TaskDataError
 from verigym.tasks.task import Task
 from verigym.verifiers import Outcome, Submission, Verdict
@@ -44,13 +43,6 @@ from verigym.verifiers import Outcome, Submission, Verdict
 VOCABULARY = 24
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1, "max_tokens_per_turn": 8})
 TASK = Task("t", "What is 2 + 3?\n\nPut your final answer in \\boxed{}.", "5")
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=60, batch_size=64, demonstrations=256))
-    return folder
 
 
 def sums(path: Path, *, tasks: int = 60, **extra: object) -> str:

@@ -7,22 +7,14 @@ from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTNeo
 
 from verigym.agents.agent import resolve_device
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.config import SFTConfig, TrainConfig, build
+from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.interrupts import Interrupts
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError, EngineError, UnknownNameError
 from verigym.training import Trainer, _policy_token_budget, resume, train
 
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1, "max_tokens_per_turn": 8})
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=2, batch_size=16, demonstrations=64))
-    return folder
 
 
 def small(model: Path | str, run: Path, **changes: object) -> TrainConfig:

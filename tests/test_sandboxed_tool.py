@@ -1,8 +1,6 @@
 """A function of one's own as a tool in a sandbox: its values, its state, its faults, and what it cannot reach."""
 
 import os
-import runpy
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +10,6 @@ from verigym.tasks import Task, TaskSet
 from verigym.tasks.canonical import render_call
 from verigym.tasks.errors import ConfigError
 from verigym.verifiers.sandbox import Limits
-
-make_sandbox = runpy.run_path(str(Path(__file__).with_name("sandboxes.py")))["make"]
 
 
 def shell(command: str, lines: int = 5) -> dict[str, object]:
@@ -34,13 +30,6 @@ def shell(command: str, lines: int = 5) -> dict[str, object]:
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or "failed")
     return {"output": done.stdout.splitlines()[:lines], "run": runs}
-
-
-@pytest.fixture(scope="module")
-def box():
-    sandbox = make_sandbox("bubblewrap")
-    yield sandbox
-    sandbox.close()
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import torch
 
 from verigym.agents.learners.optimizer import Optimizer
 from verigym.agents.learners.schedules import adapt_kl_coefficient, lr_schedule
-from verigym.config import SFTConfig, TrainConfig, build
+from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError, UnknownNameError
 from verigym.training import resume, train
 
@@ -108,20 +107,13 @@ def test_settings_that_change_when_a_run_is_resumed_are_followed() -> None:
         (5.0, 100, 0.5 * (1 + 0.2 * 0.1)),  # the error is clipped at a fifth
         (0.0, 100, 0.5 * (1 - 0.2 * 0.1)),
         (0.01, 100, 0.5),
-        (0.0, 0, 0.5),  # nothing was learnt, nothing is known
+        (0.0, 0, 0.5),  # nothing was learned, nothing is known
         (0.0, 9_000, 0.5 * 0.8),  # at most one horizon: the weight stays positive
     ],
 )
 def test_the_kl_coefficient_follows_the_error_of_the_kl(kl: float, episodes: int, expected: float) -> None:
     found = adapt_kl_coefficient(0.5, kl, target=0.01, episodes=episodes, horizon=1000)
     assert found == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=60, batch_size=64, demonstrations=512))
-    return folder
 
 
 def small(model: Path, run: Path, **changes: object) -> TrainConfig:

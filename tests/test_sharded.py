@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 from verigym.agents.learners.batch import Sequences
 from verigym.agents.learners.pairs import written_episode
 from verigym.cli import main
-from verigym.config import SFTConfig, TrainConfig, build, to_plain
+from verigym.config import TrainConfig, build, to_plain
 from verigym.envs.mixture import EnvSpec
 from verigym.ranks import refuse_unshared
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.tasks.errors import ConfigError
 from verigym.training import resume, train
 
@@ -104,13 +103,6 @@ def relative_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
 
 
 # Whole runs.
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(SUMS,), output=str(folder), steps=60, batch_size=32, demonstrations=256))
-    return folder
 
 
 def small(model: Path, run: Path, **changes: object) -> TrainConfig:

@@ -21,13 +21,12 @@ from safetensors.torch import load_file
 
 import verigym
 from verigym.agents.agent import load_chat, load_model
-from verigym.config import SFTConfig, TrainConfig, build, read_recipe, to_plain
+from verigym.config import TrainConfig, build, read_recipe, to_plain
 from verigym.envs.mixture import EnvSpec
 from verigym.envs.question import QuestionEnv
 from verigym.envs.registration import register
 from verigym.envs.text_env import Message
 from verigym.run_folder import RunFolder
-from verigym.supervised import sft
 from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans
 from verigym.tasks.errors import ConfigError, RunError, UnknownNameError
 from verigym.tasks.task import Task
@@ -36,13 +35,6 @@ from verigym.training import resume, train
 CALCULATOR = EnvSpec("verigym/Calculator-v0", kwargs={"max_tokens_per_turn": 24})
 # One-digit sums are answered right one time in five after the warm start: groups differ.
 SUMS = EnvSpec("verigym/Arithmetic-v0", weight=3.0, kwargs={"level": 1, "max_tokens_per_turn": 8})
-
-
-@pytest.fixture(scope="module")
-def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("warm") / "model"
-    sft(SFTConfig(envs=(CALCULATOR, SUMS), output=str(folder), steps=80, batch_size=64, demonstrations=512))
-    return folder
 
 
 def small(model: Path, run: Path, **changes: object) -> TrainConfig:

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from verigym.agents.agent import load_model, save_checkpoint
+from verigym.agents.agent import load_model
 from verigym.agents.attention import install
 from verigym.agents.engines.config import EngineConfig, RayConfig
 from verigym.agents.engines.engine import Engine, Generation, Request, Sampling
@@ -29,7 +29,6 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.weight_group import WeightGroup
-from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.tasks.errors import EngineError
 
 pytestmark = pytest.mark.slow
@@ -125,13 +124,6 @@ def on_wire(faults: Path, checkpoint: str) -> Engine:
     engine = make_engine(EngineConfig("vllm"), checkpoint, dtype=torch.float32, slots=8)
     engine.gpu = f"GPU of {os.getpid()}"
     return engine
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
-    save_checkpoint(folder, tiny_model(len(tokenizer), layers=2, eos_token_id=tokenizer.eos_token_id), tokenizer)
-    return folder
 
 
 @pytest.fixture(scope="module")
