@@ -15,6 +15,7 @@ from verigym.evaluation import play, summarise
 from verigym.offline import dpo, rft
 from verigym.offline_config import DPOConfig, RFTConfig
 from verigym.passes import play_groups
+from verigym.players import LocalPlayer
 from verigym.run_folder import RunFolder
 from verigym.supervised import sft
 from verigym.training import train
@@ -167,5 +168,6 @@ class _Watch:
         self.found.append((self.seconds, self.pass_rate(model)))
 
     def pass_rate(self, model: Path) -> float:
-        episodes = play(model, HELD_OUT, tasks=self.sizes.eval_tasks, seed=self.config.seed, deterministic=True)
+        player = LocalPlayer(model, deterministic=True)
+        episodes = play(player, HELD_OUT, tasks=self.sizes.eval_tasks, seed=self.config.seed)
         return summarise(episodes).pass_rate

@@ -18,6 +18,7 @@ from verigym.agents.episode import Episode
 from verigym.config import SFTConfig, TrainConfig, build, read_recipe
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import Evaluation, play, summarise
+from verigym.players import LocalPlayer
 from verigym.supervised import SupervisedRun, sft
 from verigym.tasks.errors import RunInterrupted
 
@@ -76,7 +77,7 @@ def fine_tune(model: str, output: Path, steps: int, seed: int = 0) -> Supervised
 
 def measure(model: Path) -> list[Episode]:
     """One episode on each of the held-out tasks."""
-    return play(model, HELD_OUT, tasks=TASKS, seed=1)
+    return play(LocalPlayer(model), HELD_OUT, tasks=TASKS, seed=1)
 
 
 def report(

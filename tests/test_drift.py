@@ -17,6 +17,7 @@ from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import play
+from verigym.players import LocalPlayer
 from verigym.run_folder import RunFolder
 from verigym.tasks.errors import ConfigError, RunError
 from verigym.training import train
@@ -113,4 +114,4 @@ def test_lockstep_is_refused_for_engines_that_do_not_promise_bits(tmp_path: Path
         config(tmp_path, deterministic=True, engine={"kind": "vllm"})
     sums = EnvSpec("verigym/Arithmetic-v0", kwargs={"split": "test"})
     with pytest.raises(ConfigError, match=r"deterministic needs engine\.kind transformers"):
-        play(tmp_path, sums, deterministic=True, engine=EngineConfig("vllm"))
+        play(LocalPlayer(tmp_path, deterministic=True, engine=EngineConfig("vllm")), sums)

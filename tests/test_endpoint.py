@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from verigym.agents.agent import LocalAgent, load_chat, save_checkpoint
+from verigym.agents.agent import LocalAgent, load_chat
 from verigym.agents.endpoint import EndpointAgent, as_openai
 from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.make import make_engine
 from verigym.agents.episode import Truncation
-from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.cli import main
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import play, play_endpoint, summarise
+from verigym.evaluation import play, summarise
+from verigym.players import EndpointPlayer, LocalPlayer
 from verigym.tasks.canonical import parse_turn, render_call
 from verigym.tasks.errors import ConfigError, EndpointError, RunError
 from verigym.verifiers import Outcome
@@ -231,14 +231,6 @@ def test_no_more_requests_than_allowed_are_open_at_a_time() -> None:
 # Episodes.
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was never trained: what it says means nothing, and is the same everywhere."""
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
-    save_checkpoint(folder, tiny_model(len(tokenizer), layers=1, eos_token_id=tokenizer.eos_token_id), tokenizer)
-    return folder
-
-
 @pytest.fixture
 def local_model(checkpoint: Path) -> Iterator[str]:
     """A checkpoint behind an endpoint, which takes the most probable tokens."""
@@ -271,9 +263,9 @@ def canonical(message: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_model_plays_the_same_behind_an_endpoint_as_here(checkpoint: Path, local_model: str) -> None:
-    here = play(checkpoint, SUMS, tasks=12, temperature=0.0)
+    here = play(LocalPlayer(checkpoint, temperature=0.0), SUMS, tasks=12)
     agent = EndpointAgent(local_model, "m", temperature=0.0)
-    there = play_endpoint(agent, SUMS, tasks=12, concurrency=8)
+    there = play(EndpointPlayer(agent, concurrency=8), SUMS, tasks=12)
     assert [episode.messages for episode in there] == [episode.messages for episode in here]
     assert len({episode.messages[-1]["content"] for episode in here}) > 1
     assert [episode.truncation for episode in there] == [episode.truncation for episode in here]
@@ -295,7 +287,7 @@ def test_an_endpoint_that_calls_tools_gets_their_results_and_solves_the_task() -
         )
 
     with serving(answer) as url:
-        episodes = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=6, concurrency=2)
+        episodes = play(EndpointPlayer(EndpointAgent(url, "m"), concurrency=2), CALCULATOR, tasks=6)
     assert summarise(episodes).pass_rate == 1.0
     assert [len(episode.turns) for episode in episodes] == [2] * 6
 
@@ -313,10 +305,10 @@ def test_the_command_evaluates_an_endpoint(local_model: str, tmp_path: Path, cap
 def test_episodes_that_the_endpoint_fails_are_left_out_and_all_of_them_are_an_error() -> None:
     count = iter(range(100))
     with serving(lambda _: (400, {}) if next(count) % 2 else completion({"content": "42"})) as url:
-        episodes = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=10, concurrency=1)
+        episodes = play(EndpointPlayer(EndpointAgent(url, "m"), concurrency=1), CALCULATOR, tasks=10)
     assert summarise(episodes).infra_errors == 5
     with serving(lambda _: (401, {"error": "no key"})) as url:
-        episodes = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=2)
+        episodes = play(EndpointPlayer(EndpointAgent(url, "m")), CALCULATOR, tasks=2)
         with pytest.raises(RunError, match=r"EndpointError: .* answered 401: no key"):
             summarise(episodes)
 
@@ -330,13 +322,13 @@ def test_a_conversation_that_outgrows_the_context_fails_and_a_question_that_does
         return (400, problem) if begun else completion(call)
 
     with serving(answers) as url:
-        (episode,) = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=1)
+        (episode,) = play(EndpointPlayer(EndpointAgent(url, "m")), CALCULATOR, tasks=1)
     assert (episode.verdict.reward, episode.verdict.outcome) == (0.0, Outcome.UNPARSEABLE)
     assert episode.truncation is Truncation.CONTEXT
     assert "64 tokens" in episode.verdict.reason
     assert len(episode.turns) == 1
     with serving(lambda _: (400, problem)) as url:
-        (episode,) = play_endpoint(EndpointAgent(url, "m"), CALCULATOR, tasks=1)
+        (episode,) = play(EndpointPlayer(EndpointAgent(url, "m")), CALCULATOR, tasks=1)
     assert episode.verdict.outcome is Outcome.INFRA_ERROR
 
 

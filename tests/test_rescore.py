@@ -14,6 +14,7 @@ from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.cli import main
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import play
+from verigym.players import LocalPlayer
 from verigym.rescoring import rescore
 from verigym.run_folder import RunFolder
 from verigym.task_sampler import evaluation_plans
@@ -62,7 +63,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_the_same_verifier_gives_the_same_verdicts_in_worlds_with_tools_and_of_turns_that_were_cut(
     checkpoint, tmp_path, capsys
 ):
-    played = play(checkpoint, CALCULATOR, tasks=4, temperature=1.0) + demonstrated(checkpoint, CALCULATOR, 4)
+    played = play(LocalPlayer(checkpoint), CALCULATOR, tasks=4) + demonstrated(checkpoint, CALCULATOR, 4)
     assert {episode.truncated for episode in played} == {True, False}
     for specs, verifier, episodes in (
         ([DESK], "state_match", demonstrated(checkpoint, DESK, 6)),

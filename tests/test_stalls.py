@@ -17,7 +17,8 @@ from verigym.agents.endpoint import EndpointAgent
 from verigym.config import SFTConfig
 from verigym.envs._waiting import call_until
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import play_endpoint
+from verigym.evaluation import play
+from verigym.players import EndpointPlayer
 from verigym.stalls import Patience, StallWatch, report
 from verigym.supervised import sft
 from verigym.tasks import activity
@@ -271,7 +272,7 @@ def test_an_endpoint_that_does_not_answer_is_what_its_episode_waits_for() -> Non
         threading.Thread(target=server.serve_forever, daemon=True).start()
         agent = EndpointAgent(f"http://127.0.0.1:{server.server_port}", "m")
         spec = EnvSpec("verigym/Arithmetic-v0", kwargs={"level": 1})
-        player = threading.Thread(target=lambda: play_endpoint(agent, spec, tasks=1))
+        player = threading.Thread(target=lambda: play(EndpointPlayer(agent), spec, tasks=1))
         player.start()
         asked.wait()
         ((episode,), unbegun) = activity.playing()

@@ -22,6 +22,7 @@ from verigym.agents.lora import Weight, add_adapter
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.envs.mixture import EnvSpec
 from verigym.evaluation import play
+from verigym.players import LocalPlayer
 from verigym.tasks.errors import ConfigError, EngineError, SyncError
 
 VOCABULARY = 60
@@ -295,7 +296,8 @@ def test_an_evaluation_with_vllm_plays_as_one_without(engine: VLLMEngine, tmp_pa
     save_checkpoint(tmp_path, tiny_model(len(tokenizer), layers=1), tokenizer)
     sums = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 8, "split": "test"})
     ours, theirs = (
-        play(tmp_path, sums, tasks=16, temperature=0.0, engine=EngineConfig(kind)) for kind in ("transformers", "vllm")
+        play(LocalPlayer(tmp_path, temperature=0.0, engine=EngineConfig(kind)), sums, tasks=16)
+        for kind in ("transformers", "vllm")
     )
     same = [one.token_ids.tolist() == other.token_ids.tolist() for one, other in zip(ours, theirs, strict=True)]
     assert np.mean(same) > 0.9  # a tie may go either way

@@ -32,19 +32,13 @@ from verigym.agents.engines.vllm_server import VLLMServerEngine
 from verigym.agents.tiny import tiny_model, tiny_tokenizer
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
-from verigym.evaluation import play, play_endpoint, summarise
+from verigym.evaluation import play, summarise
+from verigym.players import EndpointPlayer, LocalPlayer
 from verigym.tasks.errors import ConfigError, EngineError, SyncError
 from verigym.training import train
 
 SUMS = EnvSpec("verigym/Arithmetic-v0", kwargs={"max_tokens_per_turn": 8, "split": "test"})
 SERVE = runpy.run_path(str(Path(__file__).with_name("vllm_serve.py")))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, tokenizer = tmp_path_factory.mktemp("model"), tiny_tokenizer()
-    save_checkpoint(folder, tiny_model(len(tokenizer), layers=2, eos_token_id=tokenizer.eos_token_id), tokenizer)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -277,16 +271,17 @@ def test_an_evaluation_through_the_server_plays_the_checkpoint_that_it_names(eng
     other = tiny_model(len(tokenizer), layers=2, seed=1, eos_token_id=tokenizer.eos_token_id)
     save_checkpoint(tmp_path, other, tokenizer)
     server = EngineConfig("vllm-server", url=engine.url)
-    here, there = (play(tmp_path, SUMS, tasks=16, temperature=0.0, engine=kind) for kind in (EngineConfig(), server))
+    players = (LocalPlayer(tmp_path, temperature=0.0, engine=kind) for kind in (EngineConfig(), server))
+    here, there = (play(player, SUMS, tasks=16) for player in players)
     same = [one.token_ids.tolist() == other.token_ids.tolist() for one, other in zip(here, there, strict=True)]
     assert np.mean(same) > 0.9  # a tie may go either way
 
 
 @pytest.mark.slow
 def test_an_agent_behind_the_server_plays_as_it_does_here(server: str, checkpoint: Path) -> None:
-    here = play(checkpoint, SUMS, tasks=32, temperature=0.0)
+    here = play(LocalPlayer(checkpoint, temperature=0.0), SUMS, tasks=32)
     agent = EndpointAgent(server, str(checkpoint), temperature=0.0)
-    there = play_endpoint(agent, SUMS, tasks=32, concurrency=8)
+    there = play(EndpointPlayer(agent, concurrency=8), SUMS, tasks=32)
     assert summarise(there).infra_errors == 0
     said = [[re.sub("[^!-~]", "", str(played.messages)) for played in episodes] for episodes in (here, there)]
     assert len(set(said[0])) > 16

@@ -145,19 +145,18 @@ def pass_rates(
 ) -> dict[str, tuple[float, int]]:
     """By task (the share of its judged episodes that pass, their number): avg@k of those that could be judged."""
     from verigym.evaluation import play
+    from verigym.players import LocalPlayer
     from verigym.verifiers.verdict import Outcome
 
-    episodes = play(
+    player = LocalPlayer(
         difficulty.model,
-        spec,
-        ids=frozenset(ids),
-        samples=difficulty.samples,
-        seed=difficulty.seed,
         temperature=difficulty.temperature,
         max_new_tokens=difficulty.max_new_tokens,
         deterministic=True,
         device=difficulty.device,
-        on_progress=on_progress,
+    )
+    episodes = play(
+        player, spec, ids=frozenset(ids), samples=difficulty.samples, seed=difficulty.seed, on_progress=on_progress
     )
     judged = [episode for episode in episodes if episode.verdict.outcome is not Outcome.INFRA_ERROR]
     attempts = Counter(episode.task_id for episode in judged)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from verigym.agents.endpoint import EndpointAgent
-from verigym.agents.engines.config import EngineConfig
 from verigym.agents.episode import Episode
 from verigym.envs.mixture import EnvSpec
 from verigym.estimates import mean_over_tasks, over_tasks, pass_hat
 from verigym.interrupts import Interrupts
-from verigym.players import EndpointPlayer, LocalPlayer
+from verigym.players import Player
 from verigym.stalls import StallWatch
 from verigym.task_sampler import evaluation_plans, task_ids
 from verigym.tasks.activity import doing
@@ -43,35 +40,20 @@ class Evaluation:
 
 @StallWatch()
 def play(
-    model: str | Path,
+    player: Player,
     spec: EnvSpec,
     *,
     tasks: int | None = None,
     ids: Collection[str] | None = None,
     samples: int = 1,
     seed: int = 0,
-    temperature: float = 1.0,
-    max_new_tokens: int = 1024,
-    engine: EngineConfig = EngineConfig(),  # noqa: B008 - it is frozen
-    slots: int = 256,
-    deterministic: bool = False,
-    device: str = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Episode]:
-    """`samples` episodes of a checkpoint on each of the first `tasks` tasks (None: all) of an environment.
+    """`samples` episodes of a model on each of the first `tasks` tasks (None: all) of an environment, in their order.
 
-    With `ids`, on those of them only. `on_progress` hears how many have ended, and of how many.
-    Raises ConfigError for `deterministic` with another engine than transformers.
+    `player` is a `LocalPlayer` (a checkpoint) or an `EndpointPlayer`; it is closed. With `ids`, only tasks of these are
+    played. `on_progress` hears how many have ended, and of how many. Raises RunInterrupted on Ctrl-C.
     """
-    player = LocalPlayer(
-        model,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        engine=engine,
-        slots=slots,
-        deterministic=deterministic,
-        device=device,
-    )
     plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
     plans = [plan for plan in plans if ids is None or plan.task_id in ids]
     with Interrupts() as interrupts, doing("evaluating"):
@@ -80,23 +62,6 @@ def play(
             return _in_order(_counted(played, lambda done: on_progress(done, len(plans))))
         finally:
             player.close()
-
-
-@StallWatch()
-def play_endpoint(
-    agent: EndpointAgent,
-    spec: EnvSpec,
-    *,
-    tasks: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    concurrency: int = 64,
-) -> list[Episode]:
-    """As `play`, of a model behind an endpoint; the episodes have messages and no tokens."""
-    player = EndpointPlayer(agent, concurrency=concurrency)
-    plans = evaluation_plans([spec], len(task_ids(spec)) if tasks is None else tasks, seed, samples)
-    with Interrupts() as interrupts, doing("evaluating"):
-        return _in_order(player.play(spec, plans, interrupted=lambda: interrupts.requested))
 
 
 def _counted(
