@@ -23,7 +23,7 @@ from verigym.tasks import activity
 from verigym.tasks.errors import ConfigError, EnvClosedError, EnvLostError, RunInterrupted
 from verigym.verifiers.verdict import Outcome, Verdict
 
-_LOSSES = 3  # of environments' workers, in one episode, beyond which the episode itself may be what ends them
+_LOSSES = 3  # of environments' workers, in one episode, after which the episode itself may be what ends them
 
 
 class EnvPool:
@@ -63,9 +63,9 @@ class Collector:
 
     An environment that raises, or does not answer within `env_timeout` seconds, loses its own episode, which ends
     with an INFRA_ERROR. With `env_workers` environments are in workers on a cluster; an episode whose worker is lost is
-    played again from its start, up to three times. Raises RunInterrupted when `interrupted()` turns true. With
-    `snapshots` episodes keep those of their environment before each turn, for forks; raises ConfigError for an
-    environment that has none.
+    played again from its start, up to three times, the last time with no other beside it. Raises RunInterrupted when
+    `interrupted()` turns true. With `snapshots` episodes keep those of their environment before each turn, for forks;
+    raises ConfigError for an environment that has none.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Collection:
         Raises RunInterrupted. Without `begin` no episode is begun.
         """
         self._check()
-        while begin and self.waiting and len(self.running) < self.owner.concurrency:
+        while begin and self._may_begin():
             self._reset(self.waiting.popleft())
         for call in self.owner.workers.take(0.0 if self.engine.pending else 0.1):
             self._go_on(call)
@@ -180,9 +180,10 @@ class Collection:
     def lockstep(self) -> None:
         """Plays to the end, in rounds."""
         while self.waiting:
-            wave = [self.waiting.popleft() for _ in range(min(self.owner.concurrency, len(self.waiting)))]
-            for live in wave:
-                self._reset(live)
+            wave: list[Live] = []
+            while self._may_begin():
+                wave.append(self.waiting.popleft())
+                self._reset(wave[-1])
             order = {live.request_id: index for index, live in enumerate(wave)}
             while self._answers():
                 finished: list[Generation] = []
@@ -235,6 +236,14 @@ class Collection:
     def _check(self) -> None:
         if self.owner.interrupted():
             raise RunInterrupted("interrupted while collecting episodes")
+
+    def _may_begin(self) -> bool:
+        """Whether the next episode may begin: one that was lost so often that the next loss is taken for its own fault
+        is played alone, so that it is."""
+        if not self.waiting:
+            return False
+        alone = any(live.lost >= _LOSSES for live in (self.waiting[0], *self.running.values()))
+        return len(self.running) < (1 if alone else self.owner.concurrency)
 
     def _reset(self, live: Live) -> None:
         plan = live.plan
@@ -292,7 +301,10 @@ class Collection:
         del self.running[live.request_id]
         again = Live(live.index, live.plan, live.env_id, live.chat, snapshots=self.owner.snapshots)
         again.lost = live.lost + 1
-        self.waiting.appendleft(again)
+        if again.lost < _LOSSES:
+            self.waiting.appendleft(again)
+        else:
+            self.waiting.append(again)
 
     def _fail(self, live: Live, error: BaseException) -> None:
         """The environment broke: its episode is unscorable, and it is not used again."""

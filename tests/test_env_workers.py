@@ -188,23 +188,32 @@ def test_an_environment_that_was_idle_when_its_worker_was_lost_is_made_again(wor
     env.close()
 
 
-def test_an_episode_that_ends_its_worker_again_and_again_is_an_infrastructure_error(
-    agent: LocalAgent, workers: EnvWorkers, monkeypatch: pytest.MonkeyPatch
+def test_an_episode_that_ends_its_worker_again_and_again_is_an_infrastructure_error_and_no_other_is(
+    cluster: None, agent: LocalAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poison = plans()[5].seed
+    """The others have begun in the same worker."""
+    workers = EnvWorkers(RayConfig(env_workers=1))
+    others = [plan for plan in plans() if plan.group_id != 1]
+    poison = next(plan for plan in plans() if plan.group_id == 1)
     reset = RemoteEnv.reset
 
     def deadly(env: RemoteEnv, *, seed: int | None = None, options: dict | None = None) -> object:
-        if seed == poison:
-            raise EnvLostError("environment worker 0 was lost")
+        if seed == poison.seed:
+            kill(workers, 0)
         return reset(env, seed=seed, options=options)
 
     monkeypatch.setattr(RemoteEnv, "reset", deadly)
-    episodes = play(agent, workers)
+    collector = Collector(agent, SPECS, deterministic=True, env_workers=workers)
+    try:
+        episodes = collector.collect([*others, poison])
+    finally:
+        collector.close()
+        workers.close()
     broken = [episode for episode in episodes if episode.verdict.outcome is Outcome.INFRA_ERROR]
-    assert {episode.seed for episode in broken} == {poison}
-    assert len(episodes) == len(plans())
-    assert "EnvLostError: environment worker 0 was lost" in broken[0].verdict.reason
+    assert [episode.seed for episode in broken] == [poison.seed]
+    assert len(episodes) == len(others) + 1
+    assert "EnvLostError: environment worker" in broken[0].verdict.reason
+    assert workers.lost == 4
 
 
 def test_what_an_environment_raises_is_raised_as_it_is(workers: EnvWorkers) -> None:
