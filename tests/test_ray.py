@@ -434,6 +434,29 @@ def test_weights_go_from_gpu_to_gpus_where_each_has_its_own(
             Transfer(replace(config, transfer="nccl"), str(checkpoint), learner).possible(actors)
 
 
+def test_a_transfer_from_no_gpu_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    monkeypatch.setattr("verigym.agents.engines.ray.connect", lambda config: pytest.fail("Ray was started"))
+    config = EngineConfig("ray", ray=RayConfig(of="vllm", gpus=1, transfer="nccl"))
+    with pytest.raises(ConfigError, match=r"transfer nccl goes from GPU to GPUs, but the learner has none"):
+        make_engine(config, checkpoint, dtype=torch.float32)
+
+
+def test_gpus_that_this_machine_does_not_have_are_said_at_once(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    import ray
+
+    monkeypatch.setattr(
+        "verigym.agents.engines.ray.connect", lambda config: True
+    )  # it was started for this engine, which ends it
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    config = EngineConfig("ray", ray=RayConfig(actors=1000, gpus=0.5))
+    with pytest.raises(EngineError, match=r"1000 actors of 0\.5 GPUs each, and this machine has .*; set"):
+        make_engine(config, checkpoint, dtype=torch.float32)
+
+
 def test_lockstep_is_refused() -> None:
     values = {"model": "x", "envs": (EnvSpec("verigym/Calculator-v0"),), "engine": {"kind": "ray"}}
     with pytest.raises(ConfigError, match="kind transformers: ray does not promise the same bits"):

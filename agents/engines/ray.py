@@ -95,6 +95,8 @@ class RayEngine(Engine):
         learner_gpu: str | None = None,
     ) -> None:
         self._transfer = Transfer(config, str(model), learner_gpu)
+        if config.transfer == "nccl":
+            self._transfer.possible(())  # where it never will be, before any actor starts
         self._connected = connect(config)
         import ray
 
@@ -109,6 +111,7 @@ class RayEngine(Engine):
         self._errors: list[VerigymError] = []
         self._seats = [_Seat(number) for number in range(config.actors)]
         try:
+            self._require_gpus()
             self._checkpoint = Checkpoint.put(model)
             for seat in self._seats:
                 self._start(seat)
@@ -350,6 +353,15 @@ class RayEngine(Engine):
                 seat.serial = update.serial
 
     # Losses.
+
+    def _require_gpus(self) -> None:
+        """Raises EngineError for actors that a cluster of this machine alone, which does not grow, has no room for."""
+        need, there = self._config.actors * self._config.gpus, self._ray.cluster_resources().get("GPU", 0)
+        if self._connected and self._config.address is None and need > there:
+            raise EngineError(
+                f"engine.ray asks for {self._config.actors} actors of {self._config.gpus:g} GPUs each, and this "
+                f"machine has {there:g}; set engine.ray.gpus to 0, or engine.ray.address to a cluster that has them"
+            )
 
     def _start(self, seat: _Seat) -> None:
         options = {"num_cpus": self._config.cpus, "num_gpus": self._config.gpus}
