@@ -38,8 +38,9 @@ def test_a_start_that_fails_closes_its_engine(
 ) -> None:
     closed: list[TransformersEngine] = []
     monkeypatch.setattr(TransformersEngine, "close", lambda engine: closed.append(engine))
-    with pytest.raises(UnknownNameError, match="levl"):
-        train(small(warm_start, tmp_path / "run", envs=[{"id": SUMS.id, "kwargs": {"levl": 2}}]))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot make the run folder"):
+        train(small(warm_start, tmp_path / "file" / "run"))
     assert len(closed) == 1
 
 

@@ -311,6 +311,17 @@ def test_groups_of_equal_returns_are_dropped_from_the_loss_on_request(warm_start
     assert dropped["grad_norm"] > 1.05 * kept["grad_norm"]
 
 
+@pytest.mark.parametrize("where", ["envs", "eval_envs"])
+def test_an_unknown_environment_is_said_before_models_and_engines_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    for part in ("load_policy", "make_engine"):
+        monkeypatch.setattr(f"verigym.training.{part}", lambda *_, **__: pytest.fail("it was started"))
+    with pytest.raises(UnknownNameError, match=r"did you mean 'verigym/Calculator-v0'\?"):
+        train(small(tmp_path / "model", tmp_path / "run", **{where: (EnvSpec("verigym/Calculater-v0"),)}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_of_ppo_without_the_learner_ppo_are_refused(warm_start: Path, tmp_path: Path) -> None:
     settings = {"lr": 1e-4, "critic_lr": 1e-3}
     with pytest.raises(ConfigError, match="set learner to ppo"):

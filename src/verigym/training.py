@@ -116,6 +116,10 @@ class Trainer:
         if not resume:
             self.folder.refuse_if_taken()
         state = self._saved_state() if resume else None
+        # Before what takes long to start.
+        self.sampler = TaskSampler(config.envs, config.seed)
+        specs = (config.eval_envs or [spec.held_out() for spec in config.envs]) if config.eval_every else ()
+        self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         source = self.folder.latest() if state else config.model
         device = resolve_device(config.device)
         low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
@@ -128,11 +132,8 @@ class Trainer:
         self.env_workers = make_env_workers(config.engine.ray)
         if self.env_workers is not None:
             self._open.callback(self.env_workers.close)
-        self.sampler = TaskSampler(config.envs, config.seed)
         self.collector = self._collector(config.envs, snapshots=config.forks > 0)
-        specs = (config.eval_envs or [spec.held_out() for spec in config.envs]) if config.eval_every else ()
         self.evaluator = self._collector(specs)
-        self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
         # Only now, when nothing in the configuration has turned out wrong, is anything written.
         self._open_folder(state)
         if state is None:
