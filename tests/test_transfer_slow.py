@@ -122,7 +122,7 @@ def on_wire(faults: Path, checkpoint: str) -> Engine:
     """An engine of vLLM on CPU that seems to have a GPU of its own."""
     lay_wire(faults)
     engine = make_engine(EngineConfig("vllm"), checkpoint, dtype=torch.float32, slots=8)
-    engine.gpu = f"GPU of {os.getpid()}"
+    engine.gpus = (f"GPU of {os.getpid()}",)
     return engine
 
 
@@ -292,6 +292,6 @@ def test_a_group_that_does_not_connect_ends_in_one_clear_line(monkeypatch: pytes
     late = SimpleNamespace(shutdown=left.set)
     monkeypatch.setattr(WeightTransferTrainerFactory, "trainer_init", lambda *_, **__: waits.wait() and late)
     with pytest.raises(EngineError, match=r"0 Ray actors did not connect over NCCL within 0\.1 s; .*transfer store"):
-        WeightGroup([], 0.1)
+        WeightGroup([], 1, 0.1)
     waits.set()
     assert left.wait(60.0)

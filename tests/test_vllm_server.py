@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from verigym.agents.agent import load_model, save_checkpoint
 from verigym.agents.attention import install
 from verigym.agents.endpoint import EndpointAgent
-from verigym.agents.engines import vllm_server
+from verigym.agents.engines import weight_files
 from verigym.agents.engines.config import EngineConfig
 from verigym.agents.engines.engine import Engine, Generation, Request, Sampling, StopReason
 from verigym.agents.engines.make import make_engine
@@ -170,8 +170,8 @@ def test_a_tensor_that_does_not_reach_the_server_is_noticed(
     install(model)
     sync = WeightSync(model, engine)
     sync.start(0)
-    write = vllm_server._write
-    monkeypatch.setattr(vllm_server, "_write", lambda tensors, to: write((t for t in tensors if t[0] != lost), to))
+    write = weight_files.write
+    monkeypatch.setattr(weight_files, "write", lambda tensors, to: write((t for t in tensors if t[0] != lost), to))
     move(model)
     with pytest.raises(SyncError, match="version 1 did not reach the engine"):
         sync.send(1)

@@ -147,7 +147,7 @@ class Started:
     max_context: int
     whole_layers: bool
     pid: int
-    gpu: str | None  # its UUID
+    gpus: tuple[str, ...]  # their UUIDs
 
 
 class EngineActor:
@@ -165,7 +165,7 @@ class EngineActor:
 
     def start(self, make: Callable[[str], Engine], checkpoint: Checkpoint) -> Started:
         self.engine = checkpoint.load(make)
-        return Started(self.engine.max_context, self.engine.whole_layers, os.getpid(), self.engine.gpu)
+        return Started(self.engine.max_context, self.engine.whole_layers, os.getpid(), self.engine.gpus)
 
     def take(self, updates: Sequence[Update]) -> None:
         """Takes updates, in their order."""

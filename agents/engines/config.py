@@ -21,7 +21,7 @@ class RayConfig:
     cpus: float = 1.0
     """CPU cores of each actor."""
     gpus: float = 0.0
-    """GPUs of each actor: 1, a share of one, or 0 to play on CPU."""
+    """GPUs of each actor: a number of them, over which vLLM cuts its model, a share of one, or 0 to play on CPU."""
     transfer: Literal["nccl", "store"] | None = None
     """Weights go by vLLM's NCCL transfer or Ray's object store; None takes nccl where all have GPUs of their own."""
     env_workers: int = 0
@@ -32,10 +32,14 @@ class RayConfig:
     def __post_init__(self) -> None:
         if self.actors < 1:
             raise ConfigError(f"engine.ray.actors must be at least 1, not {self.actors}")
-        if not self.cpus > 0 or not 0 <= self.gpus <= 1:
-            raise ConfigError("engine.ray.cpus must be above 0 and engine.ray.gpus lie in [0, 1]")
-        if self.transfer == "nccl" and (self.of != "vllm" or self.gpus != 1):
-            raise ConfigError("engine.ray.transfer nccl goes from GPU to GPUs: it needs engine.ray.of vllm and gpus 1")
+        if not self.cpus > 0:
+            raise ConfigError(f"engine.ray.cpus must be above 0, not {self.cpus:g}")
+        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
+            raise ConfigError(f"engine.ray.gpus must be a number of GPUs, or a share of one, not {self.gpus:g}")
+        if self.gpus > 1 and self.of != "vllm":
+            raise ConfigError("engine.ray.gpus above 1 needs engine.ray.of vllm, which alone uses several")
+        if self.transfer == "nccl" and (self.of != "vllm" or self.gpus < 1):
+            raise ConfigError("engine.ray.transfer nccl goes from GPU to GPUs: it needs engine.ray.of vllm and gpus")
         if self.env_workers < 0:
             raise ConfigError(f"engine.ray.env_workers must be at least 0, not {self.env_workers}")
         if not self.timeout > 0:

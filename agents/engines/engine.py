@@ -111,11 +111,9 @@ class WholeLayers:
                 raise EngineError(f"an update has a part of '{layer}' and lacks '{min(names)}'; send layers whole")
 
 
-def own_gpu() -> str | None:
-    """The UUID of this process's GPU, which no other on any machine has; None without one."""
-    return (
-        str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid) if torch.cuda.is_available() else None
-    )
+def gpu_uuid(index: int) -> str:
+    """What no other GPU on any machine is called."""
+    return str(torch.cuda.get_device_properties(index).uuid)
 
 
 def refuse_unknown(name: str, names: Container[str]) -> None:
@@ -143,7 +141,7 @@ class Engine(ABC):
 
     version: int = 0
     whole_layers: bool = False  # an update that has a tensor of a layer (`layer_of`) must have all of it
-    gpu: str | None = None  # UUID of the one that it takes weights on from another GPU (`transfer`)
+    gpus: tuple[str, ...] = ()  # UUIDs of those that it takes weights on from another GPU (`transfer`)
 
     @property
     def copies(self) -> int:

@@ -163,7 +163,7 @@ class RayEngine(Engine):
     @torch.no_grad()
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         update, seats = Update(version), self._idle() if self._transfer.wanted else []
-        gpus = [seat.started.gpu for seat in seats if seat.started]
+        gpus = [seat.started.gpus for seat in seats if seat.started]
         if gpus and self._transfer.possible(gpus):
             self._send(update, tensors, seats)
         else:

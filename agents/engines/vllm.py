@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from verigym.agents.engines import weight_files
 from verigym.agents.engines.engine import (
     Engine,
     Generation,
@@ -26,7 +28,7 @@ from verigym.agents.engines.engine import (
     StopReason,
     WholeLayers,
     first_line,
-    own_gpu,
+    gpu_uuid,
     refuse_impossible,
 )
 from verigym.tasks.activity import moved
@@ -48,7 +50,9 @@ class VLLMEngine(Engine):
     Args:
         model: a checkpoint, a folder or a hub id.
         slots: requests that run at a time; the others wait.
-        memory: share of the GPU's memory for weights and KV cache.
+        memory: share of a GPU's memory for weights and KV cache.
+        tensor_parallel: devices over which the model is cut, each with a process of its own that loads updates from
+            files (TMPDIR says where).
 
     One such engine can be open in a process. Raises ConfigError if vLLM is not installed, EngineError for a model
     that it cannot run.
@@ -65,15 +69,19 @@ class VLLMEngine(Engine):
         device: str = "cpu",
         slots: int = 256,
         memory: float = 0.5,
+        tensor_parallel: int = 1,
     ) -> None:
         require_vllm()
         if VLLMEngine._opened:
             raise EngineError("a vLLM engine is open in this process, which holds one at a time; close it first")
-        self.dtype, self._on_gpu = dtype, device != "cpu"
-        self._opened_engine: Any = _open(_arguments(str(model), dtype, slots, memory, on_gpu=self._on_gpu))
+        self.dtype, self._on_gpu, self._cut = dtype, device != "cpu", tensor_parallel > 1
+        arguments = _arguments(str(model), dtype, slots, memory, on_gpu=self._on_gpu)
+        if self._cut:
+            arguments |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
+        self._opened_engine: Any = _open(arguments)
         VLLMEngine._opened = True
         self._config = self._engine.model_config
-        self.gpu = own_gpu() if self._on_gpu else None
+        self.gpus = tuple(map(gpu_uuid, range(tensor_parallel))) if self._on_gpu else ()
         self._layers = WholeLayers(parameter_names(model))
         self._running: dict[int, str] = {}  # vLLM's own names of the requests, by id
         self._finished: list[Generation] = []  # while scores were computed
@@ -132,7 +140,12 @@ class VLLMEngine(Engine):
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         known = ((name, tensor.detach()) for name, tensor in self._layers.check(tensors))
         try:
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": known})
+            if self._cut:
+                with tempfile.TemporaryDirectory(prefix="verigym-weights-") as folder:
+                    weight_files.write(known, Path(folder))
+                    self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+            else:
+                self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": known})
         except BaseException:
             self.close()  # layers that got no tensors stand empty now
             raise
@@ -148,6 +161,8 @@ class VLLMEngine(Engine):
         return {number: running.get(name) for number, name in self._running.copy().items()} | ended
 
     def held(self) -> list[Held]:
+        if self._cut:  # no process has a whole one
+            return []
         (found,) = self._engine.apply_model(_held)
         return list(found)
 
@@ -189,7 +204,7 @@ class VLLMEngine(Engine):
     def transferred(self, version: int) -> None:
         """The end of an update."""
         self.transfer("finish_weight_update")
-        if self._on_gpu:
+        if self._on_gpu and not self._cut:
             torch.cuda.synchronize()
         self._go_on_with(version)
 

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
+from verigym.agents.engines import weight_files
 from verigym.agents.engines.engine import Engine, Generation, Request, StopReason, WholeLayers, refuse_impossible
 from verigym.agents.engines.vllm import parameter_names, refuse_temperature
 from verigym.tasks.activity import moved
@@ -32,7 +32,6 @@ START = (
 )
 _VERSION = "0.32"  # whose tokens tell the version of their weights
 _GENERATE = "/inference/v1/generate"
-_SHARD_BYTES = 1 << 30  # of tensors in memory at a time while an update is written
 _WAIT = 0.1  # seconds that a step waits for the next generation
 
 
@@ -120,7 +119,7 @@ class VLLMServerEngine(Engine):
     def update_weights(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         folder = Path(tempfile.mkdtemp(prefix="verigym-weights-"))
         try:
-            _write(self._layers.check(tensors), folder)
+            weight_files.write(self._layers.check(tensors), folder)
             self._load(folder, version)
         finally:
             shutil.rmtree(folder)
@@ -302,21 +301,3 @@ def _hang_up(connection: http.client.HTTPConnection) -> None:
     if connection.sock is not None:
         with contextlib.suppress(OSError):  # it is closed already
             connection.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _write(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
-    """Tensors as files, each of about a gigabyte, so that not all of them are in memory at a time."""
-    for number, shard in enumerate(_shards(tensors)):
-        save_file(shard, folder / f"model-{number:05d}.safetensors")
-
-
-def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        # A copy, because files hold no tensors that share memory.
-        shard[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        if sum(part.nbytes for part in shard.values()) > _SHARD_BYTES:
-            yield shard
-            shard = {}
-    if shard:
-        yield shard

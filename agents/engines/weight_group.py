@@ -49,7 +49,7 @@ class Transfer:
         """Whether updates are to go this way where they can."""
         return self._config.of == "vllm" and self._config.gpus > 0 and self._config.transfer != "store"
 
-    def possible(self, actors: Sequence[str | None]) -> bool:
+    def possible(self, actors: Sequence[Sequence[str]]) -> bool:
         """Whether they can to actors with these GPUs; says once why not.
 
         Raises ConfigError where the configuration allows nothing else.
@@ -62,15 +62,16 @@ class Transfer:
             self._said.add(why)
         return why is None
 
-    def _obstacle(self, actors: Sequence[str | None]) -> str | None:
+    def _obstacle(self, actors: Sequence[Sequence[str]]) -> str | None:
+        gpus = [gpu for own in actors for gpu in own]
         if self._learner is None:
             return "the learner has none"
         if importlib.util.find_spec("vllm") is None:
             return "vLLM is not installed where the learner is"
-        if self._config.gpus < 1 or None in actors or len({self._learner, *actors}) < 1 + len(actors):
+        if not len({self._learner, *gpus}) == 1 + len(gpus) == 1 + len(actors) * self._config.gpus:
             return (
-                "the learner and each actor do not have one for themselves: tell 'ray start' on the learner's machine "
-                "which ones to give away"
+                "the learner and each actor do not have theirs for themselves: tell 'ray start' on the learner's "
+                "machine which ones to give away"
             )
         return None
 
@@ -90,7 +91,7 @@ class Transfer:
             if self._group is not None and self._group.actors != tuple(actors):
                 self._group.leave(actors)
                 self._group = None
-            self._group = self._group or WeightGroup(actors, self._config.timeout)
+            self._group = self._group or WeightGroup(actors, int(self._config.gpus), self._config.timeout)
             self._group.begin()
             for part in parts:
                 self._group.send(part)
@@ -134,17 +135,17 @@ class WeightGroup:
     may go on waiting even then: they have to be ended.
 
     Args:
-        actors: Ray's handles of `EngineActor`s, each with a vLLM engine on a GPU of its own, all idle.
+        actors: Ray's handles of `EngineActor`s, each with a vLLM engine on `gpus` GPUs of its own, all idle.
         timeout: seconds for an answer, and for all to connect.
 
     Raises GroupError, here and in every method, if the learner's end or an actor fails; EngineError for what new actors
     would not mend: they do not connect in time, or there is no NCCL.
     """
 
-    def __init__(self, actors: Sequence[Any], timeout: float) -> None:
+    def __init__(self, actors: Sequence[Any], gpus: int, timeout: float) -> None:
         import ray
 
-        self.actors, self._timeout, self._part = tuple(actors), timeout, _Part()
+        self.actors, self.gpus, self._timeout, self._part = tuple(actors), gpus, timeout, _Part()
         self._trainer: Any = None
         self._failure: GroupError | None = None
         # None when they are connected, or why not.
@@ -209,8 +210,9 @@ class WeightGroup:
         try:
             if device is not None:
                 torch.cuda.set_device(device)  # every thread begins with the first
+            size = 1 + len(self.actors) * self.gpus
             # One buffer: with two, vLLM may read a tensor of one stream on another when it puts a layer together.
-            info = NCCLTrainerInitInfo(host, _free_port(host), 1 + len(self.actors), packed_num_buffers=1, rank=0)
+            info = NCCLTrainerInitInfo(host, _free_port(host), size, packed_num_buffers=1, rank=0)
             self._trainer = WeightTransferTrainerFactory.trainer_init(info, client=_Client(self), source=self._part)
             self._connected.put(None)
         except Exception as error:
@@ -248,8 +250,8 @@ class _Client:
         self._group = group
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each engine is one of its own, and would take the same rank."""
-        ranks = range(init_info["rank_offset"], init_info["world_size"])
+        """Each engine is one of its own, and would take the same ranks, of which each of its GPUs has one."""
+        ranks = range(init_info["rank_offset"], init_info["world_size"], self._group.gpus)
         calls = [("init_weight_transfer_engine", {"init_info": init_info | {"rank_offset": rank}}) for rank in ranks]
         try:
             self._group._ask("transfer", calls)
