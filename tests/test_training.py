@@ -194,6 +194,28 @@ def test_a_run_says_when_it_evaluates_on_tasks_that_it_trains_on(
     assert told in " ".join(said.split())
 
 
+def test_a_run_counts_the_tasks_that_it_evaluates_and_trains_on(
+    warm_start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One file serves for every split."""
+    rows = [{"id": str(n), "prompt": f"What is {n} + 1?", "target": str(n + 1)} for n in range(8)]
+    files = [tmp_path / "train.jsonl", tmp_path / "test.jsonl"]
+    for file, part in zip(
+        files, (rows, [rows[5], {"id": "0", "prompt": "What is 2 + 2?", "target": "4"}]), strict=True
+    ):
+        file.write_text("\n".join(map(json.dumps, part)))
+    mine, others = (
+        EnvSpec("verigym/Custom-v0", kwargs={"source": str(file), "verifier": "math", "max_tokens_per_turn": 8})
+        for file in files
+    )
+    for number, (changes, told) in enumerate(
+        [({"eval_tasks": 4}, "4 of the 4"), ({"eval_envs": (others,)}, "1 of the 2")]
+    ):
+        train(small(warm_start, tmp_path / f"run{number}", envs=(mine,), steps=1, **changes))
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{told} tasks on which verigym/Custom-v0 is evaluated are also trained on" in said
+
+
 def test_one_unjudged_episode_is_a_share_of_the_whole_step_not_of_its_last_round(
     warm_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

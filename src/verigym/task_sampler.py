@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, VerifierInputError
-from verigym.tasks.task import TaskSet
+from verigym.tasks.task import GeneratedTaskSet, TaskSet
 
 
 class TaskSampler:
@@ -98,10 +98,15 @@ def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int, samples: i
 
 def task_ids(spec: EnvSpec) -> list[str]:
     """The ids of an environment's tasks; of one that has no task set, a single empty id: the seed decides."""
+    tasks = _task_set(spec)
+    return [""] if tasks is None else tasks.ids
+
+
+def _task_set(spec: EnvSpec) -> TaskSet | None:
     env = spec.make()
     tasks: TaskSet | None = getattr(env.unwrapped, "tasks", None)
     env.close()
-    return [""] if tasks is None else tasks.ids
+    return tasks
 
 
 def not_held_out(spec: EnvSpec, split: str | None) -> str | None:
@@ -110,6 +115,26 @@ def not_held_out(spec: EnvSpec, split: str | None) -> str | None:
         return None
     tasks = f"tasks of split {split}, not test" if split else "all its tasks, as it takes no split"
     return f"{spec.id} is evaluated on {tasks}: training may have seen them"
+
+
+def trained_on(specs: Sequence[EnvSpec], evaluated: Sequence[EnvSpec], plans: Sequence[Plan]) -> list[str]:
+    """What to tell who trains on `specs`, of each environment of whose `plans` some tasks are among those, whatever
+    their ids and splits are called. Generated tasks, of which there are too many to compare, are left out."""
+    sets = [tasks for tasks in map(_task_set, specs) if tasks is not None and not isinstance(tasks, GeneratedTaskSet)]
+    prompts = {task.prompt: task for tasks in sets for task in tasks}
+    notes = []
+    for env, spec in enumerate(evaluated):
+        tasks = _task_set(spec)
+        if tasks is None or not prompts:
+            continue
+        asked = [tasks.get(task_id) for task_id in dict.fromkeys(plan.task_id for plan in plans if plan.env == env)]
+        same = [task for task in asked if task.prompt in prompts and task.target == prompts[task.prompt].target]
+        if same:
+            notes.append(
+                f"{len(same)} of the {len(asked)} tasks on which {spec.id} is evaluated are also trained on: "
+                "name others in eval_envs"
+            )
+    return notes
 
 
 def _isolated(spec: EnvSpec) -> EnvSpec:

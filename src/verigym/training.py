@@ -30,7 +30,7 @@ from verigym.rollouts import make_rollouts
 from verigym.run_folder import LEARNER, RunFolder
 from verigym.run_models import Part, Start, keep_reference, load_policy, reference_path, staging
 from verigym.stalls import StallWatch
-from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans, not_held_out
+from verigym.task_sampler import Curriculum, TaskSampler, evaluation_plans, not_held_out, trained_on
 from verigym.tasks.activity import doing
 from verigym.tasks.errors import ConfigError, EngineError, RunError, RunInterrupted, VerigymError
 from verigym.verifiers import sandbox
@@ -156,7 +156,8 @@ class Trainer:
         for logger in self.loggers:
             self._open.callback(logger.close)
         self.display = Display(config, self.collector)
-        for note in filter(None, (not_held_out(spec, spec.split()) for spec in specs)):
+        notes = [not_held_out(spec, spec.split()) for spec in specs]
+        for note in filter(None, [*notes, *trained_on(config.envs, specs, self.eval_plans)]):
             self.display.say(note)
         left = config.steps - self.step
         self.rollouts = make_rollouts(
