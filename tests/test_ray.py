@@ -325,11 +325,11 @@ def test_one_actor_that_holds_other_weights_is_caught(engine: RayEngine, checkpo
     moved(model, 1e-3)
     assert sync.send(1).proven
     name, tensor = next(model.named_parameters())
-    stale = [_ray_actors.Update.put([(name, tensor + 1e-3)], 2, torch.float32)]
+    stale = _ray_actors.Update(2)
+    list(stale.keep([(name, tensor + 1e-3)], torch.float32))
     moved(model, 1e-3)
-    wait_for = engine._ray.get
     engine.update_weights(model.named_parameters(), 2)
-    wait_for(engine._seats[1].actor.take.remote(stale))
+    engine._ray.get(engine._seats[1].actor.take.remote([stale.put()]))
     with pytest.raises(SyncError, match=f"holds another {name}"):
         sync._compare_held("version 2")
     engine.update_weights(model.named_parameters(), 3)
