@@ -216,6 +216,15 @@ def cut_in_two(checkpoint: str) -> Engine:
     return make_engine(EngineConfig("vllm"), checkpoint, dtype=torch.float32, slots=8, tensor_parallel=2)
 
 
+def parts(engine: RayEngine) -> list[psutil.Process]:
+    """vLLM's processes below an actor's, one for each device."""
+    (seat,) = engine._seats
+    assert seat.started is not None
+    found = [p for p in psutil.Process(seat.started.pid).children(recursive=True) if "Worker" in " ".join(p.cmdline())]
+    assert len(found) == 2
+    return found
+
+
 @pytest.mark.slow
 def test_an_actor_of_vllm_over_two_devices_plays_learns_and_leaves_nothing(
     sent_as_it_stands: None, checkpoint: Path
@@ -239,15 +248,13 @@ def test_an_actor_of_vllm_over_two_devices_plays_learns_and_leaves_nothing(
         gaps = np.abs(np.array(generation.logprobs) - scores[-len(later) :])
         assert later.any()
         assert gaps[later].max() < 1e-4
-    (seat,) = engine._seats
-    assert seat.started is not None
-    parts = psutil.Process(seat.started.pid).children(recursive=True)
-    assert len(parts) >= 2
-    kill(engine, 0)
+    before = parts(engine)
+    before[0].kill()
     assert len(engine.run([ask(9, [1, 2, 3], 8)])) == 1
     assert engine.lost == 1
-    assert not psutil.wait_procs(parts, timeout=120.0)[1]
+    after = parts(engine)
     engine.close()
+    assert not psutil.wait_procs([*before, *after], timeout=120.0)[1]
 
 
 @pytest.fixture
@@ -415,7 +422,9 @@ def test_what_an_actors_engine_refuses_is_said_as_it_says_it(cluster: None, tmp_
 
 def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, checkpoint: Path) -> None:
     config = RayConfig(actors=1, gpus=1, timeout=0.5)
-    with pytest.raises(EngineError, match=r"within 0\.5 s; it needs 1 CPUs and 1 GPUs, and the cluster has"):
+    with pytest.raises(
+        EngineError, match=r"within 0\.5 s; it needs 1 CPUs and 1 GPUs of one machine, and the cluster has"
+    ):
         RayEngine(PLAIN, checkpoint, config, dtype=torch.float32)
 
 
@@ -428,6 +437,7 @@ def test_a_cluster_without_room_is_told_apart_from_a_slow_one(cluster: None, che
         ({"kind": "ray", "ray": {"actors": 0}}, "engine.ray.actors must be at least 1, not 0"),
         ({"kind": "ray", "ray": {"cpus": 0}}, "engine.ray.cpus must be above 0, not 0"),
         ({"kind": "ray", "ray": {"gpus": 1.5}}, "engine.ray.gpus must be a number of GPUs, or a share of one, not 1.5"),
+        ({"kind": "ray", "ray": {"gpus": float("nan")}}, "engine.ray.gpus must be a number of GPUs"),
         ({"kind": "ray", "ray": {"gpus": -1}}, "engine.ray.gpus must be a number of GPUs, or a share of one, not -1"),
         ({"kind": "ray", "ray": {"gpus": 2}}, "engine.ray.gpus above 1 needs engine.ray.of vllm"),
         ({"kind": "ray", "ray": {"timeout": 0}}, "engine.ray.timeout must be above 0"),

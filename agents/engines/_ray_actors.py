@@ -161,6 +161,8 @@ class EngineActor:
         try:
             return getattr(self, method)(*arguments)
         except BaseException as error:
+            if hasattr(self, "engine") and self.engine.gone:
+                os._exit(1)  # it is one loss of an actor, like any other
             raise portable(error) from None
 
     def start(self, make: Callable[[str], Engine], checkpoint: Checkpoint) -> Started:

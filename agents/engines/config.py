@@ -21,7 +21,7 @@ class RayConfig:
     cpus: float = 1.0
     """CPU cores of each actor."""
     gpus: float = 0.0
-    """GPUs of each actor: a number of them, over which vLLM cuts its model, a share of one, or 0 to play on CPU."""
+    """GPUs of each actor: some of one machine, over which vLLM cuts its model, a share of one, or 0 to play on CPU."""
     transfer: Literal["nccl", "store"] | None = None
     """Weights go by vLLM's NCCL transfer or Ray's object store; None takes nccl where all have GPUs of their own."""
     env_workers: int = 0
@@ -34,7 +34,7 @@ class RayConfig:
             raise ConfigError(f"engine.ray.actors must be at least 1, not {self.actors}")
         if not self.cpus > 0:
             raise ConfigError(f"engine.ray.cpus must be above 0, not {self.cpus:g}")
-        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
+        if not self.gpus >= 0 or (self.gpus > 1 and self.gpus % 1):
             raise ConfigError(f"engine.ray.gpus must be a number of GPUs, or a share of one, not {self.gpus:g}")
         if self.gpus > 1 and self.of != "vllm":
             raise ConfigError("engine.ray.gpus above 1 needs engine.ray.of vllm, which alone uses several")

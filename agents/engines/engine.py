@@ -144,6 +144,11 @@ class Engine(ABC):
     gpus: tuple[str, ...] = ()  # UUIDs of those that it takes weights on from another GPU (`transfer`)
 
     @property
+    def gone(self) -> bool:
+        """Whether a process of it has died, after which it can do nothing."""
+        return False
+
+    @property
     def copies(self) -> int:
         """Engines behind this one, with weights of their own: `score` of that many times the same asks each once."""
         return 1

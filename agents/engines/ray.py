@@ -374,7 +374,7 @@ class RayEngine(Engine):
             need, free = self._config, self._ray.available_resources()
             raise EngineError(
                 f"a Ray actor did not start within {need.timeout:g} s; it needs {need.cpus:g} CPUs and {need.gpus:g} "
-                f"GPUs, and the cluster has {free.get('CPU', 0):g} and {free.get('GPU', 0):g} to give"
+                f"GPUs of one machine, and the cluster has {free.get('CPU', 0):g} and {free.get('GPU', 0):g} to give"
             )
         self._replace(seat, f"gave no answer for {self._config.timeout:g} s")
 

@@ -79,6 +79,7 @@ class VLLMEngine(Engine):
         if self._cut:
             arguments |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
         self._opened_engine: Any = _open(arguments)
+        self._executor: Any = self._opened_engine.engine_core.engine_core.model_executor if self._cut else None
         VLLMEngine._opened = True
         self._config = self._engine.model_config
         self.gpus = tuple(map(gpu_uuid, range(tensor_parallel))) if self._on_gpu else ()
@@ -195,6 +196,10 @@ class VLLMEngine(Engine):
         VLLMEngine._opened = False
         gc.collect()
 
+    @property
+    def gone(self) -> bool:
+        return self._executor is not None and bool(self._executor.is_failed)
+
     # An update that another process sends from its GPU: `WeightGroup` says what comes when.
 
     def transfer(self, step: str, **arguments: Any) -> None:
@@ -308,10 +313,12 @@ def _open(arguments: dict[str, Any]) -> Any:
 
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[] if "tensor_parallel_size" in arguments else None):
             return LLMEngine.from_engine_args(EngineArgs(**arguments))
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise EngineError(f"vLLM cannot run '{arguments['model']}': {first_line(error)}") from error
+    except Exception as error:  # a process that does not start raises no narrower one
+        errors = getattr(error, "errors", None)  # of a configuration that does not fit, the first line says nothing
+        why = errors()[0]["msg"] if callable(errors) else first_line(error)
+        raise EngineError(f"vLLM cannot run '{arguments['model']}': {why}") from error
     finally:
         # On CPU vLLM puts a function in the place of this one that does nothing, for the learner too.
         torch.set_num_threads = set_threads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from verigym.agents.episode import Plan, derive_seed
 from verigym.envs.mixture import EnvSpec
 from verigym.tasks.errors import ConfigError, VerifierInputError
-from verigym.tasks.task import GeneratedTaskSet, TaskSet
+from verigym.tasks.task import Task, TaskSet
 
 
 class TaskSampler:
@@ -98,15 +98,10 @@ def evaluation_plans(specs: Sequence[EnvSpec], tasks: int, seed: int, samples: i
 
 def task_ids(spec: EnvSpec) -> list[str]:
     """The ids of an environment's tasks; of one that has no task set, a single empty id: the seed decides."""
-    tasks = _task_set(spec)
-    return [""] if tasks is None else tasks.ids
-
-
-def _task_set(spec: EnvSpec) -> TaskSet | None:
     env = spec.make()
     tasks: TaskSet | None = getattr(env.unwrapped, "tasks", None)
     env.close()
-    return tasks
+    return [""] if tasks is None else tasks.ids
 
 
 def not_held_out(spec: EnvSpec, split: str | None) -> str | None:
@@ -119,22 +114,29 @@ def not_held_out(spec: EnvSpec, split: str | None) -> str | None:
 
 def trained_on(specs: Sequence[EnvSpec], evaluated: Sequence[EnvSpec], plans: Sequence[Plan]) -> list[str]:
     """What to tell who trains on `specs`, of each environment of whose `plans` some tasks are among those, whatever
-    their ids and splits are called. Generated tasks, of which there are too many to compare, are left out."""
-    sets = [tasks for tasks in map(_task_set, specs) if tasks is not None and not isinstance(tasks, GeneratedTaskSet)]
-    prompts = {task.prompt: task for tasks in sets for task in tasks}
-    notes = []
-    for env, spec in enumerate(evaluated):
-        tasks = _task_set(spec)
-        if tasks is None or not prompts:
-            continue
-        asked = [tasks.get(task_id) for task_id in dict.fromkeys(plan.task_id for plan in plans if plan.env == env)]
-        same = [task for task in asked if task.prompt in prompts and task.target == prompts[task.prompt].target]
-        if same:
-            notes.append(
-                f"{len(same)} of the {len(asked)} tasks on which {spec.id} is evaluated are also trained on: "
-                "name others in eval_envs"
-            )
-    return notes
+    their ids and splits are called. Tasks that are made when they are asked for are not compared."""
+    asked = [_rows(spec, {plan.task_id for plan in plans if plan.env == env}) for env, spec in enumerate(evaluated)]
+    prompts = {task.prompt for tasks in asked for task in tasks}
+    known = {task.content_hash() for spec in specs for task in _rows(spec) if task.prompt in prompts} if prompts else ()
+    same = [[task.id for task in tasks if task.content_hash() in known] for tasks in asked]
+    return [
+        f"{len(ids)} of the {len(tasks)} tasks on which {spec.id} is evaluated are also trained on ('{ids[0]}'): "
+        "name others in eval_envs"
+        for spec, tasks, ids in zip(evaluated, asked, same, strict=True)
+        if ids
+    ]
+
+
+def _rows(spec: EnvSpec, ids: Collection[str] | None = None) -> list[Task]:
+    """The tasks (of these ids) of a set of rows, of which question and answer are texts or numbers."""
+    env = spec.make()
+    try:
+        tasks = getattr(env.unwrapped, "tasks", None)
+        rows = tasks if type(tasks) is TaskSet else ()
+        told = [task for task in rows if isinstance(task.prompt, str) and isinstance(task.target, str | int | float)]
+        return [task for task in told if ids is None or task.id in ids]
+    finally:
+        env.close()
 
 
 def _isolated(spec: EnvSpec) -> EnvSpec:

@@ -120,6 +120,7 @@ class Trainer:
         self.sampler = TaskSampler(config.envs, config.seed)
         specs = (config.eval_envs or [spec.held_out() for spec in config.envs]) if config.eval_every else ()
         self.eval_plans = evaluation_plans(specs, config.eval_tasks, config.seed) if specs else []
+        overlap = trained_on(config.envs, specs, self.eval_plans)
         source = self.folder.latest() if state else config.model
         device = resolve_device(config.device)
         low_precision = config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda")
@@ -157,7 +158,7 @@ class Trainer:
             self._open.callback(logger.close)
         self.display = Display(config, self.collector)
         notes = [not_held_out(spec, spec.split()) for spec in specs]
-        for note in filter(None, [*notes, *trained_on(config.envs, specs, self.eval_plans)]):
+        for note in filter(None, [*notes, *overlap]):
             self.display.say(note)
         left = config.steps - self.step
         self.rollouts = make_rollouts(
