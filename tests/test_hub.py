@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from verigym.agents.agent import load_chat, load_model, save_checkpoint
@@ -118,8 +119,10 @@ def test_a_cached_model_needs_no_hub(
     shutil.copytree(checkpoint, model / "snapshots" / COMMIT)
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(COMMIT)
-    load_chat("org/tiny")
-    load_model("org/tiny")
+    assert load_chat("org/tiny")[0].get_vocab() == load_chat(checkpoint)[0].get_vocab()
+    cached, own = load_model("org/tiny").state_dict(), load_model(checkpoint).state_dict()
+    assert cached.keys() == own.keys()
+    assert all(torch.equal(cached[name], own[name]) for name in own)
 
 
 def test_offline_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
